@@ -1,0 +1,1 @@
+"""The sample lead management database and the story told with it."""

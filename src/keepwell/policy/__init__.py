@@ -1,0 +1,1 @@
+"""keepwell.toml: models, loading, schedules, retention."""

@@ -1,0 +1,1 @@
+"""What is compared, where, and the record of it."""

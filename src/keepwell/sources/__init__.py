@@ -1,0 +1,1 @@
+"""What can be protected; every source has the same function names."""

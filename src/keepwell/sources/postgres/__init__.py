@@ -1,0 +1,1 @@
+"""PostgreSQL by pg_dump sections under one snapshot."""

@@ -1,0 +1,1 @@
+"""The repository in a store: encrypted, deduplicated, append-only. The format is docs/format.md."""
