@@ -1,1 +1,54 @@
 """Object stores behind one small contract (base.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from keepwell.core.errors import StoreError
+from keepwell.stores.base import ObjectInfo, Store
+
+__all__ = ["ObjectInfo", "Store", "open_store"]
+
+_SUPPORTED = "file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+
+
+def open_store(url: str, options: Mapping[str, str] | None = None, *, create: bool = False) -> Store:
+    """The store at this address. `options` come from the policy; which there are: docs/how-to/stores.md.
+
+    `create` makes the missing folder of a local store (a bucket is never made). Nothing is sent to a cloud
+    store yet: a wrong address or credential shows at the first call. Raises StoreError, at once, for an
+    address or an option that cannot be right.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        path = unquote(parts.path)
+        if parts.netloc or not path.startswith("/") or parts.query or parts.fragment:
+            raise StoreError(
+                f"{url!r} is not the address of a folder.",
+                hint="Write file:// and the absolute path: file:///var/backups/leads (three slashes).",
+            )
+        if options:
+            raise StoreError(f"A local store has no options, and {url} has: {', '.join(sorted(options))}.")
+        from keepwell.stores.local import LocalStore
+
+        return LocalStore(Path(path), create=create)
+    if parts.scheme in {"s3", "gs", "az"}:
+        from keepwell.stores.cloud import CloudStore
+
+        return CloudStore(url, options)
+    if parts.scheme == "sftp":
+        raise StoreError(
+            "Stores over SFTP come in a later version of keepwell.",
+            hint=f"Use {_SUPPORTED}.",
+        )
+    raise StoreError(f"{_without_secrets(url)!r} is not the address of a store.", hint=f"Write {_SUPPORTED}.")
+
+
+def _without_secrets(url: str) -> str:
+    """The address without what may be a password: user information and everything after `?` or `#`."""
+    scheme, separator, rest = url.partition("://")
+    rest = rest.split("?")[0].split("#")[0]
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
