@@ -79,7 +79,7 @@ class MemoryStore:
     def close(self) -> None:
         pass
 
-    def lose_power(self, survives: Callable[[str], bool] = lambda name: False) -> None:
+    def lose_power(self, survives: Callable[[str], bool] = lambda _: False) -> None:
         """Fall back to the last flush. Of later puts and deletions only those stay for whose name `survives`."""
         with self._lock:
             after = {name: old for name, old in self._durable.items() if name in self.objects or not survives(name)}

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# What the slow tests need beside the Python environment: a PostgreSQL 15 server and the Azure emulator.
+# Run by `make test`; quick and silent when all is there. What cannot be had is named: the tests that need it
+# then skip with the reason, and fail where CI=true.
+set -eu
+cd "$(dirname "$0")/.."
+AZURITE=3.35.0
+npm_folder=.cache/npm
+log=.cache/setup.log
+mkdir -p "$npm_folder"
+
+root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+# debian PACKAGE...: install from Debian; the whole output only where it failed.
+debian() {
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get -q update && apt-get -q install -y --no-install-recommends "$@"; } >"$log" 2>&1 || { cat "$log" >&2; return 1; }
+}
+
+if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then
+  if root; then
+    echo "setup: installing PostgreSQL 15 from Debian" >&2
+    # No cluster of its own: the tests start theirs.
+    mkdir -p /etc/postgresql-common
+    [ -e /etc/postgresql-common/createcluster.conf ] || echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+    debian postgresql-15 || echo "setup: PostgreSQL 15 could not be installed" >&2
+  else
+    echo "setup: no PostgreSQL 15 in /usr/lib/postgresql/15; as root: apt-get install postgresql-15" >&2
+  fi
+fi
+
+if [ ! -x "$npm_folder/node_modules/.bin/azurite-blob" ] || [ "$(cat "$npm_folder/azurite.version" 2>/dev/null)" != "$AZURITE" ]; then
+  if ! command -v npm >/dev/null && root; then
+    echo "setup: installing npm from Debian" >&2
+    debian npm || echo "setup: npm could not be installed" >&2
+  fi
+  if command -v npm >/dev/null; then
+    echo "setup: installing azurite $AZURITE from npm" >&2
+    if npm install --prefix "$npm_folder" --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+      "azurite@$AZURITE" >"$log" 2>&1; then
+      echo "$AZURITE" >"$npm_folder/azurite.version"
+    else
+      cat "$log" >&2
+      echo "setup: azurite could not be installed; the Azure tests cannot run" >&2
+    fi
+  else
+    echo "setup: no npm, so no azurite; the Azure tests cannot run. Install Node.js with npm" >&2
+  fi
+fi
