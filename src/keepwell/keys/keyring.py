@@ -42,7 +42,8 @@ class Keyring:
 
     @cached_property
     def seed(self) -> int:
-        return int.from_bytes(crypto.derive(self.writer, self.vault, "seed", 8), "little")
+        """63 bits: the chunker takes no more."""
+        return int.from_bytes(crypto.derive(self.writer, self.vault, "seed", 8), "little") >> 1
 
     def envelope(self, name: str, plain: bytes) -> bytes:
         return crypto.seal_envelope(self.index_key, self.vault, name, plain)

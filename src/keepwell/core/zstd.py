@@ -1,0 +1,40 @@
+"""Zstandard: the standard library's from Python 3.14, its backport before."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from keepwell.core.streams import Buffer
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_local = threading.local()
+
+
+def compress(data: Buffer, level: int) -> bytes:
+    """One frame. Keeps a context per thread and level: making one costs more than a small frame does."""
+    contexts: dict[int, zstd.ZstdCompressor] = _local.__dict__.setdefault("contexts", {})
+    if level not in contexts:
+        contexts[level] = zstd.ZstdCompressor(level=level)
+    return contexts[level].compress(data, mode=zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+def decompress(data: Buffer, size: int | None = None) -> bytes:
+    """One frame; with `size` it must give exactly that many bytes, and no more are ever made.
+
+    Raises ValueError.
+    """
+    try:
+        if size is None:
+            return zstd.decompress(data)
+        context = zstd.ZstdDecompressor()
+        plain = context.decompress(data, size + 1)
+    except zstd.ZstdError as error:
+        raise ValueError(f"zstd: {error}") from None
+    if len(plain) != size or not context.eof:
+        raise ValueError(f"zstd: {len(plain)} bytes where {size} were announced")
+    return plain

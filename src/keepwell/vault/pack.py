@@ -1,0 +1,236 @@
+"""Packs and the frames in them (docs/format.md, section 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keepwell.core import zstd
+from keepwell.core.errors import Damaged
+from keepwell.core.streams import Buffer
+from keepwell.keys.keyring import Keyring
+from keepwell.vault.index import PackEntry, Section, decode_entry, encode_entry
+
+MAGIC, END = b"KWPK", b"KWPE"
+PACK_SIZE = 32 << 20
+FRAME_SIZE = 128 << 10
+MOST_PIECES = 4096
+"""Pieces in a frame, so that a frame of tiny files stays a frame."""
+FRAME_HEADER = struct.Struct("<IIBBH16sI")
+OVERHEAD = FRAME_HEADER.size + 16
+"""Header and tag: what a frame adds to its compressed bytes."""
+_HEAD = struct.Struct("<4sBBH")
+_NO_BASE = (bytes(16), 0)
+_ZSTD = 1
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A frame after compression, before encryption."""
+
+    data: Buffer
+    raw: int
+    codec: int
+
+    @property
+    def stored(self) -> int:
+        return len(self.data) + OVERHEAD
+
+
+def compress(lengths: Sequence[int], pieces: Sequence[Buffer], level: int) -> Payload:
+    head = struct.pack(f"<I{len(lengths)}I", len(lengths), *lengths)
+    raw = b"".join([head, *pieces])
+    small = zstd.compress(raw, level)
+    return Payload(small, len(raw), _ZSTD) if len(small) < len(raw) else Payload(raw, len(raw), 0)
+
+
+def frame_length(head: Buffer) -> int:
+    """The length of a whole frame, from its header."""
+    return int(FRAME_HEADER.unpack_from(head)[0]) + FRAME_HEADER.size
+
+
+class PackBuilder:
+    """A new pack while it fills. `reserve` is called under the session's lock; `fill` from any thread."""
+
+    def __init__(self, keyring: Keyring, target: int = PACK_SIZE) -> None:
+        self.birth = os.urandom(16)
+        self._keyring = keyring
+        key = os.urandom(32)
+        self._box = AESGCM(key)
+        sealed = keyring.seal("pack", self.birth, key)
+        head = _HEAD.pack(MAGIC, 1, 0, 1) + self.birth + struct.pack("<I", len(sealed)) + sealed
+        self._buffer = bytearray(target + 4 * FRAME_SIZE)
+        self._buffer[: len(head)] = head
+        self._end = len(head)
+        self._target = target
+        self._offsets: list[int] = []
+        self._lengths: list[int] = []
+        self._pieces: list[int] = []
+        self._ids: list[bytes] = []
+        self._lock = threading.Lock()
+        self._unfilled = 0
+        self._sealed = False
+
+    @property
+    def full(self) -> bool:
+        return self._end >= self._target
+
+    @property
+    def frames(self) -> int:
+        return len(self._offsets)
+
+    def reserve(self, stored: int, ids: list[bytes]) -> tuple[int, int]:
+        """A place for a frame: its number, and the offset of its header."""
+        number, offset = len(self._offsets), self._end
+        self._offsets.append(offset)
+        self._lengths.append(stored)
+        self._pieces.append(len(ids))
+        self._ids.extend(ids)
+        self._end += stored
+        with self._lock:
+            self._unfilled += 1
+        if self._end > len(self._buffer):
+            self._buffer.extend(bytes(self._end - len(self._buffer)))
+        return number, offset
+
+    def fill(self, number: int, offset: int, payload: Payload) -> bool:
+        """Encrypts the frame into its place. True where this was the last frame of a sealed pack."""
+        head = FRAME_HEADER.pack(len(payload.data) + 16, payload.raw, payload.codec, 0, 0, *_NO_BASE)
+        sealed = self._box.encrypt(_nonce(number), payload.data, _bound(self._keyring.vault, self.birth, number, head))
+        end = offset + payload.stored
+        self._buffer[offset:end] = head + sealed
+        with self._lock:
+            self._unfilled -= 1
+            return self._sealed and self._unfilled == 0
+
+    def seal(self) -> bool:
+        """No more frames. True where all are filled already, so that the caller must finish the pack."""
+        with self._lock:
+            self._sealed = True
+            return self._unfilled == 0
+
+    def finish(self) -> tuple[memoryview, PackEntry]:
+        """The object and its index entry."""
+        entry = PackEntry.of(
+            "",
+            0,
+            [Section(self.birth, len(self._offsets))],
+            range(len(self._offsets)),
+            self._offsets,
+            self._lengths,
+            self._pieces,
+            b"".join(self._ids),
+        )
+        end = append_trailer(self._keyring, self._buffer, self._end, entry)
+        view = memoryview(self._buffer)[:end]
+        return view, entry.named(hashlib.sha256(view).hexdigest(), end)
+
+
+def append_trailer(keyring: Keyring, buffer: bytearray, end: int, entry: PackEntry) -> int:
+    """Writes the trailer at `end`; returns the length of the whole pack."""
+    trailer = keyring.envelope(
+        trailer_name(entry.sections[0].birth), zstd.compress(encode_entry(entry.named("", 0)), 3)
+    )
+    tail = trailer + struct.pack("<I", len(trailer)) + END
+    buffer[end : end + len(tail)] = tail
+    return end + len(tail)
+
+
+def trailer_name(birth: bytes) -> str:
+    return f"trailer/{birth.hex()}"
+
+
+def sections(head: Buffer, *, what: str) -> list[tuple[bytes, bytes]]:
+    """Birth ids and sealed keys from the beginning of a pack. Raises Damaged."""
+    try:
+        magic, version, flags, count = _HEAD.unpack_from(head)
+        if magic != MAGIC or version != 1 or flags != 0 or not count:
+            raise ValueError("no pack of version 1")
+        found, at = [], _HEAD.size
+        for _ in range(count):
+            birth = bytes(head[at : at + 16])
+            (length,) = struct.unpack_from("<I", head, at + 16)
+            sealed = bytes(head[at + 20 : at + 20 + length])
+            if len(sealed) != length:
+                raise ValueError("cut short")
+            found.append((birth, sealed))
+            at += 20 + length
+    except (struct.error, ValueError) as error:
+        raise Damaged(f"the head of {what} was altered or cut short ({error})") from None
+    return found
+
+
+HEAD_GUESS = 2048
+"""Bytes that hold the head of a pack with one section; more sections need more."""
+
+
+def head_size(sections_count: int) -> int:
+    """An upper bound of a head's size."""
+    return _HEAD.size + sections_count * 1300
+
+
+def read_trailer(keyring: Keyring, name: str, size: int, tail: Buffer, head: Buffer) -> PackEntry | int:
+    """The pack's entry from its last bytes; or how many last bytes are needed, where `tail` is too short.
+
+    Raises Damaged.
+    """
+    if len(tail) < 8 or bytes(tail[-4:]) != END:
+        raise Damaged(f"{name} is cut short: its end is missing")
+    (length,) = struct.unpack_from("<I", tail, len(tail) - 8)
+    if length + 8 > size:
+        raise Damaged(f"{name} was altered: its trailer is longer than the object")
+    if length + 8 > len(tail):
+        return int(length) + 8
+    first = sections(head, what=name)[0][0]
+    plain = keyring.open(trailer_name(first), memoryview(tail)[len(tail) - 8 - length : len(tail) - 8])
+    try:
+        entry = decode_entry(zstd.decompress(plain))
+    except ValueError as error:
+        raise Damaged(f"the trailer of {name} was altered ({error})") from None
+    return entry.named(name.rsplit("/", 1)[-1], size)
+
+
+def open_frame(
+    box: AESGCM, vault: bytes, birth: bytes, number: int, frame: memoryview, *, what: str
+) -> tuple[list[int], memoryview]:
+    """The lengths of the pieces, and their bytes. Raises Damaged."""
+    try:
+        length, raw, codec, flags, zero, base, base_frame = FRAME_HEADER.unpack_from(frame)
+        if length + FRAME_HEADER.size != len(frame) or flags or zero or (base, base_frame) != _NO_BASE or codec > _ZSTD:
+            raise ValueError("unexpected header")
+        head = bytes(frame[: FRAME_HEADER.size])
+        plain = box.decrypt(_nonce(number), frame[FRAME_HEADER.size :], _bound(vault, birth, number, head))
+        if codec == _ZSTD:
+            plain = zstd.decompress(plain, raw)
+        elif len(plain) != raw:
+            raise ValueError("wrong length")
+        (count,) = struct.unpack_from("<I", plain)
+        lengths = list(struct.unpack_from(f"<{count}I", plain, 4))
+        data = memoryview(plain)[4 + 4 * count :]
+        if sum(lengths) != len(data):
+            raise ValueError("lengths do not add up")
+    except InvalidTag:
+        raise Damaged(f"frame {number} of {what} was altered: its authentication tag does not match") from None
+    except (struct.error, ValueError) as error:
+        raise Damaged(f"frame {number} of {what} was altered or cut short ({error})") from None
+    return lengths, data
+
+
+def starts(lengths: list[int]) -> list[int]:
+    return [0, *accumulate(lengths)]
+
+
+def _nonce(number: int) -> bytes:
+    return number.to_bytes(12, "big")
+
+
+def _bound(vault: bytes, birth: bytes, number: int, head: bytes) -> bytes:
+    return vault + birth + struct.pack("<I", number) + head

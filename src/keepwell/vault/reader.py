@@ -1,0 +1,229 @@
+"""Streams being read back: verified, in order, a few fetches ahead (docs/format.md, section 6)."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import blake3
+import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keepwell.core.errors import Damaged, ObjectMissing, UsageError
+from keepwell.keys.keyring import Keyring
+from keepwell.stores.base import Store
+from keepwell.vault.cutter import check_of, identify
+from keepwell.vault.layout import pack_name
+from keepwell.vault.manifest import Extents, Manifest, StoredStream
+from keepwell.vault.pack import HEAD_GUESS, head_size, open_frame, sections, starts
+
+_FETCH = 1 << 20
+"""Stored bytes in one ranged read, about."""
+_GAP = 32 << 10
+"""Unneeded bytes that are cheaper to read than to skip."""
+_TOKEN = struct.Struct("<16sI")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A frame's place in some pack object."""
+
+    pack: str
+    offset: int
+    length: int
+
+
+class PackKeys:
+    """The keys of packs, unsealed once each; at the most some thousands are kept."""
+
+    _MOST = 4096
+
+    def __init__(self, store: Store, keyring: Keyring) -> None:
+        self._store, self._keyring = store, keyring
+        self._boxes: OrderedDict[bytes, AESGCM] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def box(self, birth: bytes, pack: str) -> AESGCM:
+        """Raises Damaged, ObjectMissing, KeyCannotRead."""
+        with self._lock:
+            if birth in self._boxes:
+                self._boxes.move_to_end(birth)
+                return self._boxes[birth]
+        name = pack_name(pack)
+        sealed = dict(self._sections(name)).get(birth)
+        if sealed is None:
+            raise Damaged(f"{name} does not hold the frames that the manifest expects there")
+        box = AESGCM(self._keyring.unseal("pack", birth, sealed, what=name))
+        with self._lock:
+            self._boxes[birth] = box
+            if len(self._boxes) > self._MOST:
+                self._boxes.popitem(last=False)
+        return box
+
+    def _sections(self, name: str) -> list[tuple[bytes, bytes]]:
+        head = self._store.get_range(name, 0, HEAD_GUESS)
+        if len(head) == HEAD_GUESS and (count := struct.unpack_from("<H", head, 6)[0]) > 1:
+            head = self._store.get_range(name, 0, head_size(count))
+        return sections(head, what=name)
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """Consecutive extents that one ranged read serves."""
+
+    pack: int
+    start: int
+    end: int
+    extents: slice
+
+
+class StreamReader:
+    """Reads the streams of one source of a backup (a `core.streams.Streams`). Safe in several threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        keyring: Keyring,
+        manifest: Manifest,
+        source: str,
+        *,
+        keys: PackKeys,
+        locate: Callable[[bytes, int], Location | None],
+        jobs: int = 2,
+    ) -> None:
+        self._store, self._keyring, self._manifest, self._keys, self._locate = store, keyring, manifest, keys, locate
+        self._streams = {s.name: s for s in manifest.streams if s.source == source}
+        self._source, self._jobs = source, jobs
+        self._backup = str(manifest.about["backup"])
+
+    def names(self) -> list[str]:
+        return list(self._streams)
+
+    def size(self, name: str) -> int:
+        return self._stream(name).size
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Raises Damaged where anything is missing or altered; the whole stream's digest is compared at its end."""
+        stream = self._stream(name)
+        stop = stream.size if length is None else start + length
+        if not 0 <= start <= stop <= stream.size:
+            raise UsageError(f"stream {name} of {self._source} has {stream.size} bytes, not {stop}")
+        whole = start == 0 and stop == stream.size
+        digest = blake3.blake3(key=self._keyring.piece_key) if whole else None
+        ends = np.cumsum(stream.extents.bytes, dtype=np.int64)
+        first = int(np.searchsorted(ends, start, side="right"))
+        last = int(np.searchsorted(ends, stop, side="left")) + 1 if stop > start else first
+        at = int(ends[first - 1]) if first else 0
+        for tokens, block in self._blocks(stream, first, min(last, len(ends))):
+            if digest is not None:
+                digest.update(tokens)
+            low, high = max(0, start - at), min(len(block), stop - at)
+            at += len(block)
+            yield block[low:high] if (low, high) != (0, len(block)) else block
+        if digest is not None and digest.hexdigest() != stream.digest:
+            raise Damaged(f"stream {name} of {self._source} in {self._backup} does not have the digest of backup time")
+
+    def _stream(self, name: str) -> StoredStream:
+        try:
+            return self._streams[name]
+        except KeyError:
+            raise Damaged(f"{self._backup} has no stream {name} of source {self._source}") from None
+
+    def _blocks(self, stream: StoredStream, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
+        fetches = _plan(stream.extents, first, last)
+        if not fetches:
+            return
+        with ThreadPoolExecutor(self._jobs, "fetch") as pool:
+            ahead: deque[Future[tuple[bytes, bytes]]] = deque()
+            try:
+                for fetch in fetches:
+                    ahead.append(pool.submit(self._fetch, stream, fetch))
+                    if len(ahead) > self._jobs + 1:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _fetch(self, stream: StoredStream, fetch: _Fetch) -> tuple[bytes, bytes]:
+        extents = stream.extents.slice(fetch.extents.start, fetch.extents.stop)
+        birth, pack = self._manifest.packs[fetch.pack]
+        key = self._keyring.piece_key
+        what = f"pack {pack_name(pack)} (needed by {self._backup}, source {self._source})"
+        try:
+            data = memoryview(self._store.get_range(pack_name(pack), fetch.start, fetch.end - fetch.start))
+            box = self._keys.box(birth, pack)
+        except ObjectMissing:
+            data, box = memoryview(b""), None
+        tokens: list[bytes] = []
+        out: list[memoryview] = []
+        opened: tuple[int, list[int], list[int], memoryview] | None = None
+        for number, offset, length, begin, count, size, check in zip(
+            extents.frame.tolist(),
+            extents.offset.tolist(),
+            extents.length.tolist(),
+            extents.first.tolist(),
+            extents.pieces.tolist(),
+            extents.bytes.tolist(),
+            extents.check.tolist(),
+            strict=True,
+        ):
+            if opened is None or opened[0] != number:
+                if box is not None:
+                    frame = data[offset - fetch.start : offset - fetch.start + length]
+                    lengths, plain = open_frame(box, self._keyring.vault, birth, number, frame, what=what)
+                else:
+                    lengths, plain = self._moved(birth, number, what)
+                opened = (number, lengths, starts(lengths), plain)
+            _, lengths, places, plain = opened
+            if begin + count > len(lengths):
+                raise Damaged(f"frame {number} of {what} holds fewer pieces than the manifest says")
+            part = plain[places[begin] : places[begin + count]]
+            ids = identify(key, part, lengths[begin : begin + count])
+            if len(part) != size or check_of(key, ids) != check:
+                raise Damaged(f"frame {number} of {what} does not hold the pieces that the manifest says")
+            tokens.extend(map(_TOKEN.pack, ids, lengths[begin : begin + count]))
+            out.append(part)
+        return b"".join(tokens), b"".join(out)
+
+    def _moved(self, birth: bytes, number: int, what: str) -> tuple[list[int], memoryview]:
+        """A frame whose pack is gone: a prune moved it, or it is lost."""
+        found = self._locate(birth, number)
+        if found is None:
+            raise Damaged(
+                f"{what} is missing from the store, and no other pack holds its frame {number}",
+                hint="The data in it is lost from this vault. Restore another backup (`keepwell list`; "
+                "`keepwell check` names those that are affected), or use a copy of the vault.",
+            )
+        frame = memoryview(self._store.get_range(pack_name(found.pack), found.offset, found.length))
+        box = self._keys.box(birth, found.pack)
+        return open_frame(box, self._keyring.vault, birth, number, frame, what=pack_name(found.pack))
+
+
+def _plan(extents: Extents, first: int, last: int) -> list[_Fetch]:
+    """Groups extents in order, as long as they lie forward in one pack with small gaps."""
+    packs, offsets, lengths = extents.pack.tolist(), extents.offset.tolist(), extents.length.tolist()
+    fetches: list[_Fetch] = []
+    begin = first
+    while begin < last:
+        pack, start = packs[begin], offsets[begin]
+        end, stop = start + lengths[begin], begin + 1
+        raw = int(extents.bytes[begin])
+        while (
+            stop < last
+            and packs[stop] == pack
+            and (offsets[stop] == offsets[stop - 1] or end <= offsets[stop] <= end + _GAP)
+            and end - start < _FETCH
+            and raw < 8 * _FETCH
+        ):
+            end = max(end, offsets[stop] + lengths[stop])
+            raw += int(extents.bytes[stop])
+            stop += 1
+        fetches.append(_Fetch(pack, start, end, slice(begin, stop)))
+        begin = stop
+    return fetches

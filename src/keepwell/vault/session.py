@@ -1,0 +1,250 @@
+"""One backup being written, from its first stream to its commit (docs/format.md, section 2, invariant 2)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from keepwell import __version__
+from keepwell.core.clock import iso
+from keepwell.core.errors import Busy, ObjectExists, UsageError
+from keepwell.core.streams import Cut, Facts, Json, StreamWriter
+from keepwell.keys.keyring import Keyring
+from keepwell.stores.base import Store
+from keepwell.vault.catalog import Backup, checksum_of, decode_metadata
+from keepwell.vault.documents import sign
+from keepwell.vault.index import MOST_PIECES, FrameTable, PackEntry, PieceTable, encode_index
+from keepwell.vault.layout import BackupId, new_id, pack_name
+from keepwell.vault.manifest import Extents, Manifest, StoredStream, encode
+from keepwell.vault.pack import PACK_SIZE
+from keepwell.vault.packer import Packer
+from keepwell.vault.trash import read_trash
+from keepwell.vault.writer import Desk, StreamBuilder, as_columns
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a session knows of the vault when it begins."""
+
+    entries: Sequence[PackEntry]
+    """Packs that may be used for deduplication: present, whole, and not condemned."""
+    previous: str | None
+
+
+class SourceSink:
+    """The streams of one source (a `core.streams.Sink`)."""
+
+    def __init__(self, session: Session, source: str) -> None:
+        self._session, self._source = session, source
+        self.streams: list[StreamBuilder] = []
+        self._lock = threading.Lock()
+
+    def stream(self, name: str, cut: Cut = "content") -> StreamWriter:
+        with self._lock:
+            if any(s.name == name for s in self.streams):
+                raise ValueError(f"stream {name!r} of {self._source} was begun twice")
+            builder = StreamBuilder(self._session.desk, self._source, name, cut)
+            self.streams.append(builder)
+        return builder
+
+
+class Session:
+    """A backup being taken. Use as a context manager; without `commit` nothing becomes visible."""
+
+    def __init__(
+        self,
+        store: Store,
+        keyring: Keyring,
+        snapshot: Snapshot,
+        *,
+        environment: str,
+        tier: str,
+        now: dt.datetime,
+        level: int = 3,
+        jobs: int = 2,
+        pack_size: int = PACK_SIZE,
+    ) -> None:
+        self.id, self.tier, self.time = new_id(environment, now), tier, now
+        self._store, self._keyring, self._previous = store, keyring, snapshot.previous
+        frames, pieces = FrameTable(), PieceTable()
+        for entry in snapshot.entries:
+            pieces.load(entry.ids, frames.load(entry))
+        self._packer = Packer(keyring, store, frames, level=level, jobs=jobs, pack_size=pack_size)
+        self.desk = Desk(keyring, self._packer, pieces, frames, threading.Lock())
+        self.desk.after_block = self._index_some
+        self._known = {entry.pack: entry.size for entry in snapshot.entries}
+        self._unindexed: list[PackEntry] = []
+        self._index_lock = threading.Lock()
+        self._stored_index = 0
+        self._sources: dict[str, SourceSink] = {}
+        self._outcomes: dict[str, dict[str, Json]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._packer.close()
+
+    def sink(self, source: str) -> SourceSink:
+        if source in self._sources:
+            raise ValueError(f"source {source!r} was begun twice")
+        self._sources[source] = SourceSink(self, source)
+        return self._sources[source]
+
+    def done(self, source: str, facts: Facts) -> None:
+        """The source was captured whole."""
+        for stream in self._sources[source].streams:
+            if not stream.closed:
+                raise ValueError(f"stream {stream.name!r} of {source} was not closed")
+        self._outcomes[source] = {"status": "complete", "facts": facts}
+
+    def failed(self, source: str, error: str) -> None:
+        """The source could not be captured: its streams are left out, and the backup will be incomplete."""
+        sink = self._sources[source]
+        for stream in sink.streams:
+            stream.close()  # other streams may refer to pieces in its last frame
+        sink.streams = []
+        self._outcomes[source] = {"status": "failed", "error": error, "facts": {}}
+
+    def commit(self, *, database: str, host: str, seconds: float) -> Backup:
+        """Stores what is left, then the index, the manifest, and `metadata.json`: with it the backup exists.
+
+        Raises Busy where a prune is deleting what the backup wanted to share, and the StoreError family.
+        """
+        if missing := set(self._sources) - set(self._outcomes):
+            raise ValueError(f"sources without outcome: {sorted(missing)}")
+        if not any(o["status"] == "complete" for o in self._outcomes.values()):
+            raise UsageError("a backup in which every source failed is not committed")
+        self._packer.finish()
+        self._store.flush()
+        self._unindexed += self._packer.take_entries()
+        self._write_index()
+        manifest = self._manifest()
+        name, raw = self._put_manifest(manifest)
+        self._store.flush()
+        self._verify_packs(manifest)
+        metadata = self._metadata(raw, database=database, host=host, seconds=seconds)
+        place = self.id.folder(self.tier) + "metadata.json"
+        signed = sign(self._keyring, place, metadata)
+        try:
+            self._store.put(place, signed)
+        except ObjectExists:
+            raise Busy(
+                f"{self.id} took longer than the grace time: a prune has given it up",
+                hint="Run the backup again (what it stored is used again), or set a longer `grace` in [vault].",
+            ) from None
+        self._store.flush()
+        self._store.head(name)
+        return decode_metadata(self._keyring, place, signed)
+
+    def _index_some(self) -> None:
+        if not self._index_lock.acquire(blocking=False):
+            return
+        try:
+            self._unindexed += self._packer.take_entries()
+            if sum(len(entry.ids) for entry in self._unindexed) >= MOST_PIECES * 16:
+                self._store.flush()
+                self._write_index()
+        finally:
+            self._index_lock.release()
+
+    def _write_index(self) -> None:
+        if not self._unindexed:
+            return
+        name = f"index/{secrets.token_hex(16)}"
+        raw = encode_index(self._keyring, name, self._unindexed)
+        self._store.put(name, raw)
+        self._stored_index += len(raw)
+        self._known |= {entry.pack: entry.size for entry in self._unindexed}
+        self._unindexed = []
+
+    def _manifest(self) -> Manifest:
+        builders = [stream for sink in self._sources.values() for stream in sink.streams]
+        rows, first, count, size, checks = as_columns(builders)
+        home, number, offset, length = self.desk.frames.columns(rows)
+        used, place = np.unique(home, return_inverse=True)
+        whole = Extents(place.astype("<u4"), number, offset, length, first, count, size, checks)
+        streams, at = [], 0
+        for builder in builders:
+            part = whole.slice(at, at + len(builder.rows))
+            streams.append(
+                StoredStream(builder.source, builder.name, builder.size, builder.digest(), builder.cut, part)
+            )
+            at += len(builder.rows)
+        about: dict[str, Json] = {
+            "environment": self.id.environment,
+            "tier": self.tier,
+            "time": iso(self.time),
+            "status": self._status(),
+            "program": f"keepwell {__version__}",
+            "sources": self._outcomes,
+        }
+        return Manifest(about, [self.desk.frames.homes[int(h)] for h in used], streams)
+
+    def _status(self) -> str:
+        return "complete" if all(o["status"] == "complete" for o in self._outcomes.values()) else "incomplete"
+
+    def _put_manifest(self, manifest: Manifest) -> tuple[str, bytes]:
+        while True:
+            name = self.id.folder(self.tier) + "manifest"
+            manifest.about["backup"] = str(self.id)
+            raw = encode(self._keyring, name, manifest)
+            try:
+                self._store.put(name, raw)
+            except ObjectExists:  # another machine began in the same second and drew the same suffix
+                self.id = BackupId(self.id.environment, self.id.stamp, secrets.token_hex(2))
+                continue
+            return name, raw
+
+    def _verify_packs(self, manifest: Manifest) -> None:
+        """The second half of the argument in docs/format.md, section 8: nothing that we refer to is going or gone."""
+        going = read_trash(self._store, self._keyring).sweeping_packs()
+        there = {info.name: info.size for info in self._store.list("packs/")}
+        for _, pack in manifest.packs:
+            if pack in going:
+                raise Busy(
+                    f"a prune is deleting pack {pack[:12]}…, which this backup wanted to share",
+                    hint="Run the backup again: it will store that data anew.",
+                )
+            if there.get(pack_name(pack)) != self._known.get(pack):
+                raise Busy(
+                    f"pack {pack[:12]}… went away while the backup ran",
+                    hint="A prune elsewhere deleted it. Run the backup again: it will store that data anew. If it happens "
+                    "again, run `keepwell check`.",
+                )
+
+    def _metadata(self, manifest: bytes, *, database: str, host: str, seconds: float) -> dict[str, Json]:
+        stored = self._packer.stored + self._stored_index + len(manifest)
+        return {
+            "backup": str(self.id),
+            "environment": self.id.environment,
+            "tier": self.tier,
+            "timestamp": iso(self.time),
+            "database": database,
+            "size": stored,
+            "checksum": checksum_of(manifest),
+            "manifest_size": len(manifest),
+            "status": self._status(),
+            "sources": {
+                name: {
+                    "status": outcome["status"],
+                    "bytes": outcome["facts"].get("bytes", 0),
+                    "type": outcome["facts"].get("type"),
+                }
+                for name, outcome in self._outcomes.items()
+            },
+            "bytes": {"read": self.desk.read, "new": self.desk.new, "stored": stored},
+            "seconds": round(seconds, 3),
+            "program": f"keepwell {__version__}",
+            "host": host,
+            "previous": self._previous,
+        }

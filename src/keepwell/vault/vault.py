@@ -1,0 +1,438 @@
+"""A vault: what operations call. The work is done by the modules beside this one."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+from keepwell.core.clock import iso
+from keepwell.core.errors import Damaged, KeyMissing, KeyWrong, ObjectExists, ObjectMissing, StoreError
+from keepwell.core.streams import Facts, Json
+from keepwell.keys import crypto, slots
+from keepwell.keys.keyring import Keyring, Role
+from keepwell.stores.base import ObjectInfo, Store
+from keepwell.stores.probe import verify_conditional_put
+from keepwell.vault import config, layout
+from keepwell.vault.cache import ObjectCache, cache_folder
+from keepwell.vault.catalog import Backup, Proof, checksum_of, decode_metadata, decode_proof, encode_proof, resolve
+from keepwell.vault.config import VaultConfig
+from keepwell.vault.index import PackEntry, decode_index
+from keepwell.vault.layout import pack_name, parse_name
+from keepwell.vault.manifest import Manifest, decode
+from keepwell.vault.pack import PACK_SIZE
+from keepwell.vault.reader import Location, PackKeys, StreamReader
+from keepwell.vault.session import Session, Snapshot
+from keepwell.vault.trash import Trash, read_trash
+
+RECOVERY = ("recover.py", "RECOVERY.md")
+
+
+class BackupReader:
+    """One backup, opened with a reader key."""
+
+    def __init__(self, vault: Vault, backup: Backup, manifest: Manifest) -> None:
+        self.backup, self.manifest = backup, manifest
+        self._vault = vault
+        self._keys = PackKeys(vault.store, vault.keyring)
+
+    @property
+    def sources(self) -> dict[str, dict[str, Json]]:
+        """Per source: `status`, `facts`, and `error` where it failed."""
+        return dict(self.manifest.about["sources"])
+
+    def facts(self, source: str) -> Facts:
+        return dict(self.sources[source]["facts"])
+
+    def streams(self, source: str, jobs: int = 2) -> StreamReader:
+        return StreamReader(
+            self._vault.store,
+            self._vault.keyring,
+            self.manifest,
+            source,
+            keys=self._keys,
+            locate=self._vault.locate,
+            jobs=jobs,
+        )
+
+
+class Vault:
+    """An opened vault. Safe to use from several threads."""
+
+    def __init__(self, store: Store, configuration: VaultConfig, keyring: Keyring, cache: ObjectCache) -> None:
+        self.store, self.config, self.keyring, self._cache = store, configuration, keyring, cache
+        self._proved_store = False
+
+    @staticmethod
+    def exists(store: Store) -> bool:
+        try:
+            store.head(config.NAME)
+        except ObjectMissing:
+            return False
+        return True
+
+    @classmethod
+    def create(
+        cls,
+        store: Store,
+        *,
+        now: dt.datetime,
+        passphrase: slots.Passphrase | None = None,
+        key_file: Path | None = None,
+        cache: Path | None = None,
+    ) -> Vault:
+        """A new vault with one reader slot, for the passphrase or in a new key file.
+
+        Raises ObjectExists where the store holds a vault, UnsafeStore where the store overwrites, KeyMissing where the
+        key file exists or cannot be written. The key file is written before the vault appears.
+        """
+        credential = passphrase or key_file
+        if credential is None or (passphrase and key_file):
+            raise ValueError("exactly one of passphrase and key_file")
+        verify_conditional_put(store)
+        ident, private = os.urandom(16), crypto.new_private()
+        public = crypto.public_of(private)
+        recovery = {name: _recovery(name) for name in RECOVERY}
+        configuration = config.new(
+            ident, public, iso(now), {name: hashlib.sha256(raw).hexdigest() for name, raw in recovery.items()}
+        )
+        if cls.exists(store):
+            raise ObjectExists(
+                f"there is a vault at {store.url} already",
+                hint="Nothing was changed. To use it, give its key; for a new one, name another place.",
+            )
+        keyring = Keyring(ident, public, os.urandom(32), private)
+        vault = cls(store, configuration, keyring, ObjectCache(cache or cache_folder(ident)))
+        slot = vault.add_slot(credential, role="reader", label="first", now=now)
+        vault.keyring = dataclasses.replace(keyring, slot=slot.id)
+        for name, raw in recovery.items():
+            # Left from an `init` that died, or from a vault that was removed: equal bytes are no error.
+            store.put(name, raw)
+        store.flush()
+        store.put(config.NAME, configuration.raw)
+        store.flush()
+        vault._proved_store = True
+        return vault
+
+    @classmethod
+    def open(cls, store: Store, credential: slots.Credential, *, cache: Path | None = None) -> Vault:
+        """Raises KeyWrong, KeyMissing, Damaged, StoreError (also where there is no vault), UnsupportedFormat."""
+        try:
+            configuration = config.parse(store.get(config.NAME))
+        except ObjectMissing:
+            raise StoreError(
+                f"there is no vault at {store.url}",
+                hint="Check the address in [vault] of the policy. If this is a new vault: `keepwell init`.",
+            ) from None
+        keyring = _open_slot(store, configuration, credential)
+        folder = cache or cache_folder(configuration.vault)
+        return cls(store, configuration, keyring, ObjectCache(folder))
+
+    @property
+    def id(self) -> str:
+        return self.config.vault.hex()
+
+    # Keys
+
+    def key_slots(self) -> list[slots.Slot]:
+        return [slots.describe(info.name, self.store.get(info.name)) for info in self.store.list("keys/")]
+
+    def add_slot(self, credential: slots.Passphrase | Path, *, role: Role, label: str, now: dt.datetime) -> slots.Slot:
+        """A further way in: for a passphrase, or in a new key file at the path. Raises KeyMissing."""
+        kind: slots.Kind = "keyfile" if isinstance(credential, Path) else "passphrase"
+        slot = slots.Slot(os.urandom(6).hex(), kind, role, label, iso(now))
+        opener: slots.Credential
+        if isinstance(credential, Path):
+            opener = slots.KeyFile(self.id, slot.id, os.urandom(32))
+            slots.write_key_file(credential, opener)
+        else:
+            opener = credential
+        raw = slots.wrap(self.keyring, opener, slot=slot, vault_json=self.config.sha256)
+        self.store.put(f"keys/{slot.id}.json", raw)
+        self.store.flush()
+        return slot
+
+    def remove_slot(self, ident: str) -> None:
+        """Raises KeyMissing where there is no such slot, KeyWrong where no reader would be left."""
+        known = self.key_slots()
+        if ident not in {slot.id for slot in known}:
+            raise KeyMissing(f"there is no key slot {ident}", hint="`keepwell key list` shows them.")
+        if not any(slot.role == "reader" and slot.id != ident for slot in known):
+            raise KeyWrong(
+                f"slot {ident} is the last one that can read the vault: without it all backups would be lost",
+                hint="Add another reader slot first: `keepwell key add`.",
+            )
+        self.store.delete(f"keys/{ident}.json")
+
+    # Reading
+
+    def backups(self, environment: str | None = None) -> list[Backup]:
+        """Committed backups, oldest first, without those that a prune condemned. Raises Damaged."""
+        self.config.require("read")
+        return self.scan(environment).backups
+
+    def find(self, text: str) -> Backup:
+        """See `catalog.resolve`."""
+        environment = text.partition("@")[0].partition("/")[0]
+        mine = self.backups(environment) if environment else []
+        return resolve(text, mine or self.backups())
+
+    def read(self, backup: Backup) -> BackupReader:
+        """Raises Damaged, KeyCannotRead."""
+        self.config.require("read")
+        try:
+            # Listings may come from the cache; what is about to be restored must be what the store holds.
+            decode_metadata(self.keyring, backup.metadata, self.store.get(backup.metadata))
+        except ObjectMissing:
+            raise Damaged(
+                f"the metadata.json of {backup.id} is missing from the store",
+                hint="The backup was deleted, or damaged. Use another (`keepwell list`) or a copy of the vault.",
+            ) from None
+        try:
+            raw = self.store.get(backup.manifest)
+        except ObjectMissing:
+            raise Damaged(
+                f"the manifest of {backup.id} is missing from the store",
+                hint="This backup cannot be restored from this vault. Use another (`keepwell list`) or a copy.",
+            ) from None
+        if checksum_of(raw) != backup.checksum:
+            raise Damaged(
+                f"the manifest of {backup.id} does not have the checksum that metadata.json says",
+                hint="It was altered or cut short. Use another backup or a copy of the vault; `keepwell check` "
+                "looks for more damage.",
+            )
+        return BackupReader(self, backup, decode(self.keyring, backup.manifest, str(backup.id), raw))
+
+    def proofs(self, backup: Backup) -> list[Proof]:
+        """Oldest first. Raises Damaged."""
+        return sorted((self._proof(name) for name in backup.proofs), key=lambda p: (p.time, p.name))
+
+    def record(self, backup: Backup, proof: Proof) -> str:
+        """Keeps a proof beside its backup; returns the object's name."""
+        name, raw = encode_proof(self.keyring, backup, proof)
+        self.store.put(name, raw)
+        self.store.flush()
+        return name
+
+    def locate(self, birth: bytes, number: int) -> Location | None:
+        """Where a frame is now, by the index."""
+        for entry in self._entries_for_locating:
+            for found, frames in entry.births():
+                if found == birth:
+                    at = (entry.number[frames] == number).nonzero()[0]
+                    if len(at):
+                        row = frames.start + int(at[0])
+                        return Location(entry.pack, int(entry.offset[row]), int(entry.length[row]))
+        return None
+
+    @cached_property
+    def _entries_for_locating(self) -> list[PackEntry]:
+        there = {info.name for info in self.store.list("packs/")}
+        return [entry for entry in self.entries() if pack_name(entry.pack) in there]
+
+    # Writing
+
+    def begin(
+        self,
+        *,
+        environment: str,
+        tier: str,
+        now: dt.datetime,
+        level: int = 3,
+        jobs: int = 2,
+        pack_size: int = PACK_SIZE,
+    ) -> Session:
+        """A new backup. Raises UnsafeStore, UnsupportedFormat, Damaged, StoreError."""
+        self.config.require("write")
+        self.prove_store()
+        trash = read_trash(self.store, self.keyring)
+        condemned = trash.packs()
+        there = {info.name: info.size for info in self.store.list("packs/")}
+        entries = [
+            entry
+            for entry in self.entries()
+            if entry.pack not in condemned and there.get(pack_name(entry.pack)) == entry.size
+        ]
+        previous = self.scan(environment, with_proofs=False).backups
+        snapshot = Snapshot(entries, str(previous[-1].id) if previous else None)
+        return Session(
+            self.store,
+            self.keyring,
+            snapshot,
+            environment=environment,
+            tier=tier,
+            now=now,
+            level=level,
+            jobs=jobs,
+            pack_size=pack_size,
+        )
+
+    def prove_store(self) -> None:
+        """Once a process, before the first write. Raises UnsafeStore."""
+        if not self._proved_store:
+            verify_conditional_put(self.store)
+            self._proved_store = True
+
+    # What the modules beside this one need
+
+    def entries(self) -> list[PackEntry]:
+        """The index, each pack once. Raises Damaged."""
+        names = [info.name for info in self.store.list("index/")]
+        self._cache.keep_only("index/", set(names))
+        found: dict[str, PackEntry] = {}
+        for name in names:
+            for entry in self._index(name):
+                found.setdefault(entry.pack, entry)
+        return list(found.values())
+
+    def _index(self, name: str) -> list[PackEntry]:
+        cached = self._cache.get(name)
+        if cached is not None:
+            try:
+                return decode_index(self.keyring, name, cached)
+            except Damaged:
+                self._cache.drop(name)
+        try:
+            raw = self.store.get(name)
+        except ObjectMissing:  # a prune has just replaced it; what it adds is a loss of deduplication only
+            return []
+        entries = decode_index(self.keyring, name, raw)
+        self._cache.put(name, raw)
+        return entries
+
+    def trash(self) -> Trash:
+        return read_trash(self.store, self.keyring)
+
+    def scan(self, environment: str | None = None, *, with_proofs: bool = True) -> Catalogue:
+        """One listing of the backups' folders. Damaged metadata is in `damaged` of the result only if asked for."""
+        return Catalogue.of(self, environment, with_proofs=with_proofs)
+
+    def _proof(self, name: str) -> Proof:
+        return decode_proof(self.keyring, name, self.fetch(name))
+
+    def fetch(self, name: str) -> bytes:
+        """A small immutable object, through the cache. Raises ObjectMissing where the store does not have it."""
+        cached = self._cache.get(name)
+        if cached is None:
+            cached = self.store.get(name)
+            self._cache.put(name, cached)
+        return cached
+
+    def forget(self, name: str) -> None:
+        self._cache.drop(name)
+
+
+@dataclasses.dataclass
+class Catalogue:
+    """What the backups' folders hold."""
+
+    backups: list[Backup]
+    """Committed and not condemned, oldest first."""
+    abandoned: list[Backup]
+    uncommitted: list[ObjectInfo]
+    """Manifests without `metadata.json`."""
+    condemned: list[Backup]
+
+    @classmethod
+    def of(cls, vault: Vault, environment: str | None, *, with_proofs: bool) -> Catalogue:
+        trash = vault.trash()
+        folders: dict[str, list[ObjectInfo]] = {}
+        for info in _backup_objects(vault.store, environment):
+            placed = parse_name(info.name)
+            if placed is not None:
+                folders.setdefault(placed.id.folder(placed.tier), []).append(info)
+        with ThreadPoolExecutor(8, "catalogue") as pool:
+            made = list(pool.map(lambda item: _backup(vault, *item, with_proofs=with_proofs), sorted(folders.items())))
+        result = cls([], [], [], [])
+        for (folder, objects), backup in zip(sorted(folders.items()), made, strict=True):
+            if backup is None:
+                if folder not in trash.backups():
+                    result.uncommitted += [info for info in objects if info.name == folder + "manifest"]
+            elif folder in trash.backups():
+                result.condemned.append(backup)
+            elif backup.status == "abandoned":
+                result.abandoned.append(backup)
+            else:
+                result.backups.append(backup)
+        result.backups.sort(key=lambda b: b.id)
+        return result
+
+
+def _backup_objects(store: Store, environment: str | None) -> Iterator[ObjectInfo]:
+    if environment is not None:
+        yield from store.list(f"{environment}/")
+        return
+    for info in store.list(""):
+        if info.name.partition("/")[0] not in layout.RESERVED:
+            yield info
+
+
+def _backup(vault: Vault, folder: str, objects: Iterable[ObjectInfo], *, with_proofs: bool) -> Backup | None:
+    names = [info.name for info in objects]
+    if folder + "metadata.json" not in names:
+        return None
+    name = folder + "metadata.json"
+    try:
+        raw = vault.fetch(name)
+        try:
+            backup = decode_metadata(vault.keyring, name, raw)
+        except Damaged:  # the cache, or the store?
+            vault.forget(name)
+            backup = decode_metadata(vault.keyring, name, vault.fetch(name))
+    except ObjectMissing:  # deleted between the listing and now
+        return None
+    proofs = tuple(sorted(n for n in names if n.startswith(folder + "proof-")))
+    extras = tuple(sorted(set(names) - {name, backup.manifest} - set(proofs)))
+    backup = dataclasses.replace(backup, proofs=proofs, extras=extras)
+    if not with_proofs:
+        return backup
+    newest = vault.proofs(backup)[-1:]
+    proven = bool(newest) and newest[0].passed and newest[0].checksum == backup.checksum
+    return dataclasses.replace(backup, proven=proven and backup.status == "complete")
+
+
+def _open_slot(store: Store, configuration: VaultConfig, credential: slots.Credential) -> Keyring:
+    names = [info.name for info in store.list("keys/")]
+    if isinstance(credential, slots.KeyFile):
+        if credential.vault != configuration.vault.hex():
+            raise KeyWrong(
+                f"the key file {credential.path or ''} belongs to another vault",
+                hint=f"It opens vault {credential.vault}; the one at {store.url} is {configuration.vault.hex()}.",
+            )
+        wanted = f"keys/{credential.slot}.json"
+        if wanted not in names:
+            raise KeyMissing(
+                f"the vault has no slot {credential.slot} for this key file",
+                hint="The slot was removed (`keepwell key remove`) or lost. Use another key or passphrase.",
+            )
+        names = [wanted]
+    wrong: KeyWrong | None = None
+    for name in names:
+        raw = store.get(name)
+        kind = slots.describe(name, raw).kind
+        if (kind == "keyfile") != isinstance(credential, slots.KeyFile):
+            continue
+        try:
+            return slots.unwrap(
+                name,
+                raw,
+                credential,
+                vault=configuration.vault,
+                public=configuration.public,
+                vault_json=configuration.sha256,
+            )
+        except KeyWrong as error:
+            wrong = error
+    raise wrong or KeyMissing(
+        "the vault has no passphrase slot", hint="Open it with a key file ([vault] key = { file = … })."
+    )
+
+
+def _recovery(name: str) -> bytes:
+    return resources.files("keepwell.vault").joinpath("rescue", name).read_bytes()

@@ -1,0 +1,201 @@
+"""Streams being written in one backup: cut, looked up, put into frames."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import blake3
+import numpy as np
+
+from keepwell.core.streams import Buffer, Cut
+from keepwell.keys.keyring import Keyring
+from keepwell.vault.cutter import ID_SIZE, check_of, cutter, identify
+from keepwell.vault.index import FrameTable, PieceTable
+from keepwell.vault.pack import FRAME_SIZE, MOST_PIECES
+from keepwell.vault.packer import Packer
+
+_BLOCK = 1 << 20
+"""Bytes cut and looked up at a time: large enough that what Python does per block does not count."""
+_TOKEN = struct.Struct(f"<{ID_SIZE}sI")
+_MOST_TOKENS = 16 << 20
+"""Bytes of tokens kept for `take_ids`: larger files are not worth a cache that large."""
+
+
+@dataclass(eq=False)
+class Desk:
+    """What all streams of a session share; `lock` guards the tables."""
+
+    keyring: Keyring
+    packer: Packer
+    pieces: PieceTable
+    frames: FrameTable
+    lock: threading.Lock
+    read: int = 0
+    """Bytes given by sources."""
+    new: int = 0
+    """Bytes of pieces that the vault did not have."""
+    after_block: Callable[[], None] = lambda: None
+
+
+class _Frame:
+    """A frame while pieces are put into it."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+        self.lengths: list[int] = []
+        self.ids: list[bytes] = []
+        self.pieces: list[Buffer] = []
+        self.size = 0
+
+
+class StreamBuilder:
+    """One stream (a `core.streams.StreamWriter`). Extents are kept as columns: 28 bytes each."""
+
+    def __init__(self, desk: Desk, source: str, name: str, cut: Cut) -> None:
+        self.source, self.name, self.cut = source, name, cut
+        self.closed = False
+        self.size = 0
+        self._desk = desk
+        self._cutter = cutter(cut, desk.keyring)
+        self._waiting: list[bytes] = []
+        self._waits = 0
+        self._frame: _Frame | None = None
+        self._digest = blake3.blake3(key=desk.keyring.piece_key)
+        self._tokens = bytearray()
+        # The extent that grows, and the columns of those that are done.
+        self._at = self._next = -1
+        self._run: list[bytes] = []
+        self._run_bytes = 0
+        self.rows, self.first, self.count, self.bytes, self.checks = (array(c) for c in "QIIIQ")
+
+    @property
+    def position(self) -> int:
+        return self.size + self._waits
+
+    def write(self, data: Buffer) -> None:
+        self._waiting.append(bytes(data))
+        self._waits += len(data)
+        if self._waits >= _BLOCK:
+            self._cut(final=False)
+
+    def boundary(self) -> None:
+        self._cut(final=True)
+        self._tokens.clear()
+
+    def take_ids(self) -> bytes:
+        self._cut(final=True)
+        taken = bytes(self._tokens) if len(self._tokens) < _MOST_TOKENS else b""
+        self._tokens.clear()
+        return taken
+
+    def reuse(self, ids: bytes, size: int) -> bool:
+        tokens = list(_TOKEN.iter_unpack(ids))
+        if sum(length for _, length in tokens) != size:
+            return False
+        self.boundary()
+        pieces = [piece for piece, _ in tokens]
+        with self._desk.lock:
+            found = self._desk.pieces.find(pieces)
+            if min(found, default=0) < 0:
+                return False
+            for (piece, length), location in zip(tokens, found, strict=True):
+                self._extend(location, piece, length)
+        self._account(pieces, [length for _, length in tokens])
+        return True
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self._cut(final=True)
+        self._end_extent()
+        if self._frame is not None:
+            self._submit(self._frame)
+            self._frame = None
+        self.closed = True
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def _cut(self, *, final: bool) -> None:
+        if not self._waits:
+            return
+        block = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        view = memoryview(block)
+        lengths = self._cutter.cut(block, final=final)
+        cut = sum(lengths)
+        self._waiting = [block[cut:]] if cut < len(block) else []
+        self._waits = len(block) - cut
+        ids = identify(self._desk.keyring.piece_key, view, lengths)
+        for frame in self._place(view, lengths, ids):
+            self._submit(frame)
+        self._account(ids, lengths)
+        self._desk.after_block()
+
+    def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> list[_Frame]:
+        """Finds or stores each piece; returns the frames that became full."""
+        desk, full, at = self._desk, [], 0
+        with desk.lock:
+            found = desk.pieces.find(ids)
+            for piece, length, known in zip(ids, lengths, found, strict=True):
+                # A piece that stands twice in this block was added after `find` looked.
+                location = known if known >= 0 else desk.pieces.find_recent(piece)
+                if location < 0:
+                    frame = self._frame
+                    if frame is None:
+                        frame = self._frame = _Frame(desk.frames.reserve())
+                    location = frame.row << 16 | len(frame.ids)
+                    desk.pieces.add(piece, location)
+                    frame.ids.append(piece)
+                    frame.lengths.append(length)
+                    frame.pieces.append(view[at : at + length])
+                    frame.size += length
+                    desk.new += length
+                    if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
+                        full.append(frame)
+                        self._frame = None
+                self._extend(location, piece, length)
+                at += length
+            desk.pieces.spill()
+        return full
+
+    def _submit(self, frame: _Frame) -> None:
+        self._desk.packer.add(frame.row, frame.lengths, frame.ids, frame.pieces)
+
+    def _extend(self, location: int, piece: bytes, length: int) -> None:
+        if location != self._next or len(self._run) >= MOST_PIECES:
+            self._end_extent()
+            self._at = location
+        self._run.append(piece)
+        self._run_bytes += length
+        self._next = location + 1
+
+    def _end_extent(self) -> None:
+        if self._run:
+            self.rows.append(self._at >> 16)
+            self.first.append(self._at & 0xFFFF)
+            self.count.append(len(self._run))
+            self.bytes.append(self._run_bytes)
+            self.checks.append(check_of(self._desk.keyring.piece_key, self._run))
+        self._run, self._run_bytes, self._at, self._next = [], 0, -1, -1
+
+    def _account(self, ids: list[bytes], lengths: list[int]) -> None:
+        tokens = b"".join(map(_TOKEN.pack, ids, lengths))
+        self._digest.update(tokens)
+        if len(self._tokens) < _MOST_TOKENS:
+            self._tokens += tokens
+        size = sum(lengths)
+        self.size += size
+        with self._desk.lock:
+            self._desk.read += size
+
+
+def as_columns(streams: list[StreamBuilder]) -> tuple[np.ndarray, ...]:
+    """Rows, first, count, bytes and check of all extents, stream after stream."""
+    return tuple(
+        np.concatenate([np.frombuffer(getattr(s, column), kind) for s in streams] or [np.zeros(0, kind)])
+        for column, kind in (("rows", "<u8"), ("first", "<u4"), ("count", "<u4"), ("bytes", "<u4"), ("checks", "<u8"))
+    )
