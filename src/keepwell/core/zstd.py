@@ -14,12 +14,24 @@ else:
 
 _local = threading.local()
 
+# Level 3 picks its parameters by the size of what it is given, and between 128 and 256 KiB, where our frames lie, it
+# takes shorter matches that cost database text 3 % of its ratio (measured: 3.37 against 3.48). So they are said here.
+_C = zstd.CompressionParameter
+_LEVEL_3: dict[int, int] = {
+    _C.compression_level: 3,
+    _C.strategy: int(zstd.Strategy.dfast),
+    _C.window_log: 18,
+    _C.hash_log: 16,
+    _C.chain_log: 17,
+    _C.min_match: 5,
+}
+
 
 def compress(data: Buffer, level: int) -> bytes:
     """One frame. Keeps a context per thread and level: making one costs more than a small frame does."""
     contexts: dict[int, zstd.ZstdCompressor] = _local.__dict__.setdefault("contexts", {})
     if level not in contexts:
-        contexts[level] = zstd.ZstdCompressor(level=level)
+        contexts[level] = zstd.ZstdCompressor(options=_LEVEL_3) if level == 3 else zstd.ZstdCompressor(level=level)
     return contexts[level].compress(data, mode=zstd.ZstdCompressor.FLUSH_FRAME)
 
 
