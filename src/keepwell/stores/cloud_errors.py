@@ -14,7 +14,8 @@ _CODE = re.compile(r"<Code>\s*([A-Za-z0-9.]{1,80})\s*</Code>")
 _MESSAGE = re.compile(r"<Message>\s*([^<\n]{1,200})|\"message\":\s*\"([^\"\n]{1,200})")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified (?:bucket|container) does not exist")
 _NO_CREDENTIALS = re.compile(
-    r"169\.254\.169\.254|metadata\.google\.internal|token request|credential|sas key|Account must be specified", re.IGNORECASE
+    r"169\.254\.169\.254|metadata\.google\.internal|token request|credential|sas key|Account must be specified",
+    re.IGNORECASE,
 )
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect", "IllegalLocationConstraint"}
 _FULL = {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "StorageFull", "AccountQuotaExceeded"}

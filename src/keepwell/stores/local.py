@@ -7,7 +7,6 @@ in the store can lead a read or a write out of it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime as dt
 import errno
 import os
@@ -20,6 +19,7 @@ from keepwell.core.clock import UTC
 from keepwell.core.errors import ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreFull, UnsafeStore
 from keepwell.core.streams import Buffer
 from keepwell.stores.base import ObjectInfo
+from keepwell.stores.linking import CannotLink, link_to_free_name
 from keepwell.stores.names import check_name, check_prefix, is_name
 from keepwell.stores.scratch import Scratch
 
@@ -161,7 +161,7 @@ class LocalStore:
                 for name, fd in pending:
                     self._sync(fd, name)
                 # Contents before names, deep names before shallow ones: a name that survives has its content.
-                for folder in sorted(touched, key=lambda name: (-len(name.split("/")), name)):
+                for folder in sorted(touched, key=lambda name: (-_depth(name), name)):
                     self._sync_folder(folder)
             finally:
                 for _, fd in pending:
@@ -199,13 +199,13 @@ class LocalStore:
             folder = -1
             try:
                 folder = self._walk(parents, create=True)
-                _link(scratch.fd, temporary, folder, last)
+                link_to_free_name(scratch.fd, temporary, folder, last)
                 return
             except FileNotFoundError:
                 # A delete took the empty folder away meanwhile: make it again.
                 if attempt == _ATTEMPTS or not os.fstat(self._root).st_nlink:
                     raise
-            except _CannotLink as error:
+            except CannotLink as error:
                 raise UnsafeStore(
                     f"The file system of {self.url} can neither link nor rename without overwriting ({error}).",
                     hint="keepwell never overwrites, and here it could not be sure. Use another file system (ext4, xfs, "
@@ -428,34 +428,6 @@ class LocalStore:
         return StoreError(f"{what} could not be {done}: {why}.", hint="Look at the disk (dmesg, df) and try again.")
 
 
-class _CannotLink(Exception):
-    """The file system offers no way to give a name without overwriting."""
-
-
-def _link(from_folder: int, old: str, to_folder: int, new: str) -> None:
-    """Give a file a name that must be free. Raises FileExistsError, OSError, _CannotLink."""
-    try:
-        os.link(old, new, src_dir_fd=from_folder, dst_dir_fd=to_folder, follow_symlinks=False)
-    except OSError as error:
-        # EPERM is also what a file system without hard links (FAT, exFAT) says.
-        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
-            raise
-        refused = _rename_to_free_name(from_folder, old, to_folder, new)
-        if refused in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
-            raise _CannotLink(os.strerror(error.errno)) from None
-        if refused:
-            raise OSError(refused, os.strerror(refused)) from None
-
-
-def _rename_to_free_name(from_folder: int, old: str, to_folder: int, new: str) -> int:
-    """Linux's renameat2 with RENAME_NOREPLACE. The error number, 0 for success."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return errno.ENOSYS
-    done: int = libc.renameat2(from_folder, old.encode(), to_folder, new.encode(), 1)
-    return 0 if done == 0 else ctypes.get_errno()
-
-
 def _write(fd: int, content: memoryview) -> None:
     at = 0
     while at < len(content):
@@ -476,6 +448,10 @@ def _make_root(path: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _depth(folder: str) -> int:
+    return folder.count("/") + 1 if folder else 0
 
 
 def _parents(name: str) -> list[str]:

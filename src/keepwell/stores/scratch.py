@@ -50,7 +50,8 @@ class Scratch:
 
     def close(self) -> None:
         os.close(self.fd)
-        _clear(self._top, self._name)
+        with contextlib.suppress(OSError):  # what stays is cleared by the next process
+            _clear(self._top, self._name)
         os.close(self._lock)
         os.close(self._top)
 
