@@ -119,7 +119,7 @@ def _connected(url: str) -> Iterator[Connection]:
 def _settle(connection: Connection) -> None:
     connection.execute(
         "SET LOCAL synchronous_commit = off; SET LOCAL maintenance_work_mem = '256MB'; SET LOCAL work_mem = '64MB'; "
-        "SET LOCAL timezone = 'UTC'; SET LOCAL client_encoding = 'UTF8'; SET LOCAL search_path = public"
+        "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO'; SET LOCAL client_encoding = 'UTF8'; SET LOCAL search_path = public"
     )
 
 
