@@ -14,7 +14,7 @@ import numpy as np
 
 from keepwell import __version__
 from keepwell.core.clock import iso
-from keepwell.core.errors import Busy, ObjectExists, UsageError
+from keepwell.core.errors import Busy, ObjectExists, ObjectMissing, UsageError
 from keepwell.core.streams import Cut, Facts, Json, StreamWriter
 from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
@@ -143,8 +143,16 @@ class Session:
                 hint="Run the backup again (what it stored is used again), or set a longer `grace` in [vault].",
             ) from None
         self._store.flush()
-        self._store.head(name)
+        self._still_there(name, place)
         return decode_metadata(self._keyring, place, signed)
+
+    def _still_there(self, manifest: str, metadata: str) -> None:
+        """A writer that slept so long that even its tombstone was swept must not leave an empty backup."""
+        try:
+            self._store.head(manifest)
+        except ObjectMissing:
+            self._store.delete(metadata)
+            raise Busy(f"{self.id} was given up and deleted by a prune", hint="Run the backup again.") from None
 
     def _index_some(self) -> None:
         if not self._index_lock.acquire(blocking=False):

@@ -19,7 +19,7 @@ from keepwell.keys import crypto, slots
 from keepwell.keys.keyring import Keyring, Role
 from keepwell.stores.base import ObjectInfo, Store
 from keepwell.stores.probe import verify_conditional_put
-from keepwell.vault import config, layout
+from keepwell.vault import config, inventory, layout
 from keepwell.vault.cache import ObjectCache, cache_folder
 from keepwell.vault.catalog import Backup, Proof, checksum_of, decode_metadata, decode_proof, encode_proof, resolve
 from keepwell.vault.config import VaultConfig
@@ -221,7 +221,7 @@ class Vault:
         return name
 
     def locate(self, birth: bytes, number: int) -> Location | None:
-        """Where a frame is now, by the index."""
+        """Where a frame is now, by the index, else by what the packs say of themselves."""
         for entry in self._entries_for_locating:
             for found, frames in entry.births():
                 if found == birth:
@@ -233,8 +233,7 @@ class Vault:
 
     @cached_property
     def _entries_for_locating(self) -> list[PackEntry]:
-        there = {info.name for info in self.store.list("packs/")}
-        return [entry for entry in self.entries() if pack_name(entry.pack) in there]
+        return list(inventory.entries(self, inventory.packs(self.store))[0].values())
 
     # Writing
 

@@ -1,0 +1,380 @@
+"""Reading a vault to see whether it is whole: its structure, and all or a share of its bytes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from keepwell.core.clock import iso
+from keepwell.core.errors import Damaged, ObjectMissing
+from keepwell.core.progress import Progress
+from keepwell.core.streams import Finding
+from keepwell.keys import slots
+from keepwell.stores.base import ObjectInfo
+from keepwell.vault import config, inventory, layout
+from keepwell.vault.catalog import Backup, checksum_of, decode_metadata, decode_proof
+from keepwell.vault.cutter import identify
+from keepwell.vault.documents import sign, verify
+from keepwell.vault.index import PackEntry, decode_index
+from keepwell.vault.inventory import Needed
+from keepwell.vault.layout import pack_name, parse_name
+from keepwell.vault.manifest import Reference, decode
+from keepwell.vault.pack import open_frame
+from keepwell.vault.reader import PackKeys
+from keepwell.vault.vault import RECOVERY, Vault
+
+_LOG = "logs/checks/"
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `of` parts of the packs, `number` from 0."""
+
+    number: int
+    of: int
+
+    def holds(self, pack: str) -> bool:
+        return int(pack[:12], 16) % self.of == self.number
+
+
+@dataclass
+class CheckReport:
+    """What was looked at, and what is wrong. Notes are leftovers of interrupted runs: harmless."""
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    affected: list[str] = field(default_factory=list)
+    """Backups that cannot be restored whole."""
+    backups: int = 0
+    packs: int = 0
+    objects: int = 0
+    bytes_read: int = 0
+    share: str = ""
+    depth: str = "structure"
+    """structure; checksums (a writer key: SHA-256 of packs); or bytes (a reader key: every frame and piece)."""
+
+    @property
+    def passed(self) -> bool:
+        return not self.findings
+
+
+def check(
+    vault: Vault, *, progress: Progress, now: dt.datetime, data: bool = False, share: int | None = None
+) -> CheckReport:
+    """Looks at everything; with `data` at every byte, with `share` = n at an n-th of them, another one each time.
+
+    Never raises for damage: that is what the report is for. Raises StoreError where the store cannot be read.
+    """
+    return _Check(vault, progress).run(now, data=data, share=share)
+
+
+class _Check:
+    def __init__(self, vault: Vault, progress: Progress) -> None:
+        self.vault, self.progress = vault, progress
+        self.report = CheckReport()
+        self.objects = {info.name: info for info in vault.store.list("")}
+        self.packs = {n.rsplit("/", 1)[-1]: i for n, i in self.objects.items() if n.startswith("packs/")}
+        self.needed = Needed()
+        self.users: dict[str, list[str]] = defaultdict(list)
+        self.entries: dict[str, PackEntry] = {}
+
+    def run(self, now: dt.datetime, *, data: bool, share: int | None) -> CheckReport:
+        report = self.report
+        report.objects, report.packs = len(self.objects), len(self.packs)
+        self._own_objects()
+        condemned = self._trash()
+        self._indexes(condemned)
+        references = self._backups()
+        self._references(references)
+        self._strangers()
+        if data or share:
+            self._read(now, share)
+        report.affected = sorted(set(report.affected))
+        return report
+
+    def find(self, what: str, problem: str) -> None:
+        self.report.findings.append(Finding(what, problem))
+
+    def _own_objects(self) -> None:
+        vault, store = self.vault, self.vault.store
+        try:
+            if store.get(config.NAME) != vault.config.raw:
+                self.find(config.NAME, "changed while the check ran")
+        except ObjectMissing:
+            self.find(config.NAME, "is missing: without it no key opens the vault; put it back from a copy")
+        for name in RECOVERY:
+            try:
+                if hashlib.sha256(store.get(name)).hexdigest() != vault.config.recovery.get(name):
+                    self.find(name, "was altered: do not run it; put it back from a copy, or take it from the project")
+            except ObjectMissing:
+                self.find(name, "is missing: put it back from a copy, or take it from the project")
+        names = [n for n in self.objects if n.startswith("keys/")]
+        if f"keys/{vault.keyring.slot}.json" not in names:
+            self.find(f"keys/{vault.keyring.slot}.json", "is missing: add a new slot with `keepwell key add` now")
+        for name in names:
+            self._document(name, lambda raw, n=name: slots.verify(n, raw, vault.keyring))  # type: ignore[misc]
+
+    def _document(self, name: str, decode_it: object) -> object | None:
+        try:
+            raw = self.vault.store.get(name)
+            return decode_it(raw)  # type: ignore[operator,no-any-return]
+        except Damaged as error:
+            self.find(name, str(error))
+        except ObjectMissing:
+            # Deleted by a prune meanwhile is fine; lost is found by whoever refers to it.
+            self.report.notes.append(f"{name} went away while the check ran")
+        return None
+
+    def _trash(self) -> frozenset[str]:
+        try:
+            return self.vault.trash().packs()
+        except Damaged as error:
+            self.find("trash/", str(error))
+            return frozenset()
+
+    def _indexes(self, condemned: frozenset[str]) -> None:
+        for name in [n for n in self.objects if n.startswith("index/")]:
+            try:
+                found = decode_index(self.vault.keyring, name, self.vault.store.get(name))
+            except Damaged as error:
+                self.find(name, str(error))
+                continue
+            except ObjectMissing:
+                continue
+            for entry in found:
+                info = self.packs.get(entry.pack)
+                if info is None and entry.pack not in condemned and not self._deleted_meanwhile(entry.pack):
+                    self.find(pack_name(entry.pack), "is missing, although the index names it")
+                elif info is not None and info.size != entry.size:
+                    self.find(
+                        pack_name(entry.pack),
+                        f"has {info.size} bytes instead of {entry.size}: it was cut short or altered",
+                    )
+                else:
+                    self.entries.setdefault(entry.pack, entry)
+        for sha256, info in self.packs.items():
+            if sha256 not in self.entries:
+                try:
+                    self.entries[sha256] = inventory.trailer(self.vault, info)
+                    self.users.setdefault(f"unindexed {sha256}", [])
+                except Damaged as error:
+                    self.find(info.name, str(error))
+                except ObjectMissing:
+                    pass
+
+    def _deleted_meanwhile(self, pack: str) -> bool:
+        """A prune elsewhere may have swept between our listing and now: then no index names the pack any more."""
+        return all(entry.pack != pack for entry in self.vault.entries())
+
+    def _backups(self) -> list[tuple[str, list[Reference]]]:
+        folders: dict[str, set[str]] = defaultdict(set)
+        for name in self.objects:
+            if placed := parse_name(name):
+                folders[placed.id.folder(placed.tier)].add(placed.file)
+        references = []
+        self.progress.begin("Backups", len(folders), "backups")
+        condemned = self._condemned_folders()
+        for folder, files in sorted(folders.items()):
+            if folder not in condemned:
+                found = self._backup(folder, files)
+                if found is not None:
+                    references.append((folder, found))
+            self.progress.advance("Backups")
+        self.progress.end("Backups")
+        return references
+
+    def _condemned_folders(self) -> frozenset[str]:
+        try:
+            return self.vault.trash().backups()
+        except Damaged:
+            return frozenset()
+
+    def _backup(self, folder: str, files: set[str]) -> list[Reference] | None:
+        store, keyring = self.vault.store, self.vault.keyring
+        metadata, manifest = folder + "metadata.json", folder + "manifest"
+        backup: Backup | None = None
+        if "metadata.json" not in files:
+            if _there(store.list(folder), metadata):  # committed since our listing
+                return None
+            self.find(
+                metadata,
+                "is missing: either a backup died in its last step, or the object was deleted. It is not listed and cannot "
+                "be restored by name; `keepwell prune` clears it after the grace time",
+            )
+        else:
+            backup = self._document(metadata, lambda raw: decode_metadata(keyring, metadata, raw))  # type: ignore[assignment]
+            if backup is None:
+                self.report.affected.append(folder.rstrip("/"))
+            elif backup.status == "abandoned":
+                return None
+            else:
+                self.report.backups += 1
+        for file in sorted(files):
+            if file.startswith("proof-"):
+                self._document(folder + file, lambda raw, n=folder + file: decode_proof(keyring, n, raw))  # type: ignore[misc]
+        if backup is not None:
+            self._portable(backup, files)
+        if "manifest" not in files:
+            self.find(manifest, "is missing: the backup cannot be restored")
+            self.report.affected.append(folder.rstrip("/"))
+            return None
+        raw = store.get(manifest)
+        try:
+            if backup is not None and checksum_of(raw) != backup.checksum:
+                raise Damaged("does not have the checksum that metadata.json says: it was altered or cut short")
+            placed = parse_name(manifest)
+            if keyring.private is not None and placed is not None:
+                references = decode(keyring, manifest, str(placed.id), raw).references()
+            else:
+                references = inventory.references(self.vault, self.objects[manifest])
+        except Damaged as error:
+            self.find(manifest, str(error))
+            self.report.affected.append(folder.rstrip("/"))
+            return None
+        return references
+
+    def _portable(self, backup: Backup, files: set[str]) -> None:
+        for file, expected in dict(backup.document.get("portable") or {}).items():
+            name = backup.folder + file
+            if file not in files:
+                self.find(name, "is missing: the portable copy that the backup was taken with")
+            elif self.objects[name].size != expected["size"]:
+                self.find(name, f"has {self.objects[name].size} bytes instead of {expected['size']}")
+
+    def _references(self, references: list[tuple[str, list[Reference]]]) -> None:
+        missing: dict[bytes, set[int]] = {}
+        for folder, found in references:
+            for reference in found:
+                entry = self.entries.get(reference.pack)
+                wanted = set(reference.numbers.tolist())
+                if entry is not None:
+                    self.users[reference.pack].append(folder.rstrip("/"))
+                    left = {reference.birth: wanted}
+                    inventory.provided(left, entry)
+                    wanted = left.get(reference.birth, set())
+                if wanted:
+                    missing.setdefault(reference.birth, set()).update(wanted)
+        if missing:
+            left = {birth: set(numbers) for birth, numbers in missing.items()}
+            for entry in self.entries.values():
+                inventory.provided(left, entry)
+            for folder, found in references:
+                lost = [r for r in found if r.birth in left and left[r.birth] & set(r.numbers.tolist())]
+                for reference in lost:
+                    self.find(
+                        pack_name(reference.pack),
+                        f"is missing or damaged; {folder.rstrip('/')} needs it and cannot be restored whole",
+                    )
+                    self.report.affected.append(folder.rstrip("/"))
+        for sha256 in [key.removeprefix("unindexed ") for key in self.users if key.startswith("unindexed ")]:
+            if self.users.get(sha256):
+                self.find(
+                    pack_name(sha256),
+                    "is in no index: an index object was lost. Restores work; `keepwell prune` writes the index anew",
+                )
+            else:
+                self.report.notes.append(f"{pack_name(sha256)} was left by an interrupted backup; prune clears it")
+
+    def _strangers(self) -> None:
+        for name in self.objects:
+            top = name.partition("/")[0]
+            if top in {"probes"}:
+                self.report.notes.append(f"{name} was left by an interrupted run")
+            elif name in {config.NAME, *RECOVERY} or top in layout.RESERVED or parse_name(name):
+                continue
+            else:
+                self.report.notes.append(f"{name} is not keepwell's")
+
+    def _read(self, now: dt.datetime, share: int | None) -> None:
+        part = self._next_share(share) if share else None
+        report = self.report
+        report.depth = "bytes" if self.vault.keyring.private else "checksums"
+        chosen = [s for s in sorted(self.packs) if part is None or part.holds(s)]
+        self.progress.begin("Reading", sum(self.packs[s].size for s in chosen), "bytes")
+        keys = PackKeys(self.vault.store, self.vault.keyring)
+        for sha256 in chosen:
+            info = self.packs[sha256]
+            try:
+                self._pack(sha256, info, keys)
+            except Damaged as error:
+                self.find(info.name, str(error))
+                self.report.affected += self.users.get(sha256, [])
+            except ObjectMissing:
+                report.notes.append(f"{info.name} went away while the check ran")
+            report.bytes_read += info.size
+            self.progress.advance("Reading", info.size)
+        self._read_portable(part)
+        self.progress.end("Reading")
+        if part is not None:
+            report.share = f"{part.number + 1}/{part.of}"
+            self._record(now, part)
+
+    def _pack(self, sha256: str, info: ObjectInfo, keys: PackKeys) -> None:
+        raw = self.vault.store.get(info.name)
+        if hashlib.sha256(raw).hexdigest() != sha256:
+            raise Damaged("was altered or cut short: its content does not have the SHA-256 that its name says")
+        entry = self.entries.get(sha256)
+        if entry is None or self.vault.keyring.private is None:
+            return
+        view, at = memoryview(raw), 0
+        for birth, frames in entry.births():
+            box = keys.box(birth, sha256)
+            for row in range(frames.start, frames.stop):
+                offset, length, count = int(entry.offset[row]), int(entry.length[row]), int(entry.pieces[row])
+                number = int(entry.number[row])
+                frame = view[offset : offset + length]
+                lengths, data = open_frame(box, self.vault.keyring.vault, birth, number, frame, what=info.name)
+                ids = b"".join(identify(self.vault.keyring.piece_key, data, lengths))
+                if ids != entry.ids[16 * at : 16 * (at + count)]:
+                    raise Damaged(f"frame {number} does not hold the pieces that the index says")
+                at += count
+
+    def _read_portable(self, part: Share | None) -> None:
+        for name in self.objects:
+            placed = parse_name(name)
+            if placed is None or placed.file != "metadata.json":
+                continue
+            try:
+                document = verify(self.vault.keyring, name, self.vault.store.get(name))
+            except (Damaged, ObjectMissing):
+                continue  # reported by _backup
+            folder = name.removesuffix("metadata.json")
+            for file, expected in dict(document.get("portable") or {}).items():
+                info = self.objects.get(folder + file)
+                if info is None or (part is not None and not part.holds(expected["sha256"])):
+                    continue
+                digest = hashlib.sha256()
+                for at in range(0, info.size, 8 << 20):
+                    digest.update(self.vault.store.get_range(info.name, at, 8 << 20))
+                self.report.bytes_read += info.size
+                if digest.hexdigest() != expected["sha256"]:
+                    self.find(info.name, "was altered: it does not have the SHA-256 of backup time")
+
+    def _next_share(self, of: int) -> Share:
+        """The part that was read longest ago, by the log of checks in the vault."""
+        last: dict[int, str] = {}
+        for name in sorted(n for n in self.objects if n.startswith(_LOG)):
+            try:
+                document = verify(self.vault.keyring, name, self.vault.store.get(name))
+            except Damaged as error:
+                self.find(name, str(error))
+                continue
+            if document["of"] == of:
+                last[int(document["number"])] = name
+        return Share(min(range(of), key=lambda number: (last.get(number, ""), number)), of)
+
+    def _record(self, now: dt.datetime, part: Share) -> None:
+        stamp = now.strftime("%Y%m%dT%H%M%S.%fZ")
+        name = f"{_LOG}{stamp}-{secrets.token_hex(2)}.json"
+        document = {"time": iso(now), "number": part.number, "of": part.of, "passed": self.report.passed}
+        self.vault.store.put(name, sign(self.vault.keyring, name, json.loads(json.dumps(document))))
+        self.vault.store.flush()
+
+
+def _there(objects: Iterable[ObjectInfo], name: str) -> bool:
+    return any(info.name == name for info in objects)

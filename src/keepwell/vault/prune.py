@@ -1,0 +1,313 @@
+"""Deleting backups and what only they needed, in two phases (docs/format.md, section 8)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from keepwell.core.clock import iso
+from keepwell.core.errors import Busy, Damaged, ObjectExists, ObjectMissing, StoreDenied
+from keepwell.core.progress import Progress
+from keepwell.stores.base import ObjectInfo
+from keepwell.stores.probe import store_now
+from keepwell.vault import inventory
+from keepwell.vault.catalog import Backup
+from keepwell.vault.documents import sign
+from keepwell.vault.index import MOST_PIECES, PackEntry, encode_index
+from keepwell.vault.inventory import Needed
+from keepwell.vault.layout import pack_name, parse_name
+from keepwell.vault.manifest import Reference
+from keepwell.vault.pack import PACK_SIZE
+from keepwell.vault.repack import Repacker
+from keepwell.vault.trash import Mark, put_mark
+from keepwell.vault.vault import Vault
+
+_SWEEP, _UNDO = b"sweep\n", b"undo\n"
+_WORTH_KEEPING = 0.6
+"""A pack with a smaller live share is repacked."""
+_MANY_INDEXES = 16
+"""So many index objects are worth consolidating even where nothing else is to do."""
+
+
+@dataclass
+class PruneReport:
+    """What a prune did, or (dry run) would do."""
+
+    marked: list[str] = field(default_factory=list)
+    """Backups that are gone from the list, and will be deleted after the grace time."""
+    abandoned: list[str] = field(default_factory=list)
+    """Backups that died before their commit, given up now."""
+    packs: int = 0
+    """Packs condemned, and their bytes."""
+    bytes: int = 0
+    moved: int = 0
+    """Bytes of live frames moved out of mostly dead packs."""
+    deleted: list[str] = field(default_factory=list)
+    """Backups deleted for good by the sweep of earlier marks."""
+    deleted_packs: int = 0
+    deleted_bytes: int = 0
+    spared_packs: int = 0
+    """Condemned packs that a later backup had begun to use: kept."""
+    waiting: list[dict[str, object]] = field(default_factory=list)
+    """Marks whose grace time is not over, or whose objects a lock protects."""
+
+
+def prune(
+    vault: Vault, remove: Sequence[Backup], *, grace: dt.timedelta, progress: Progress, dry_run: bool = False
+) -> PruneReport:
+    """Condemns `remove` and all garbage, then sweeps what earlier prunes condemned longer than `grace` ago.
+
+    Safe at any time, beside backups and other prunes on any machine. Raises Damaged where a manifest cannot be read: then
+    nothing is known to be unneeded.
+    """
+    vault.config.require("delete")
+    report = PruneReport()
+    if not dry_run:
+        vault.prove_store()
+    now = store_now(vault.store)
+    if not dry_run:
+        _sweep_due(vault, now, grace, report, progress)
+    _condemn(vault, remove, now, grace, report, progress, dry_run=dry_run)
+    if not dry_run and grace <= dt.timedelta(0):
+        _sweep_due(vault, store_now(vault.store), grace, report, progress)
+    for mark in vault.trash().marks:
+        report.waiting.append({"backups": len(mark.backups), "packs": len(mark.packs), "due": iso(mark.made + grace)})
+    return report
+
+
+def undo(vault: Vault) -> list[str]:
+    """Takes back every mark whose sweep has not begun; returns the backups (folders) that are back."""
+    trash = vault.trash()
+    back: list[str] = []
+    for mark in trash.marks:
+        if _claim(vault, mark, _UNDO) == _UNDO:
+            vault.store.delete(mark.name)
+            vault.store.delete(mark.sweep)
+            back += mark.backups
+    return back
+
+
+def _condemn(
+    vault: Vault,
+    remove: Sequence[Backup],
+    now: dt.datetime,
+    grace: dt.timedelta,
+    report: PruneReport,
+    progress: Progress,
+    *,
+    dry_run: bool,
+) -> None:
+    progress.note("Looking for what no backup needs")
+    old_indexes = [info.name for info in vault.store.list("index/")]
+    there = inventory.packs(vault.store)
+    catalogue = vault.scan(with_proofs=False)
+    trash = vault.trash()
+    backups = {b.folder: str(b.id) for b in remove}
+    for backup in catalogue.abandoned:
+        backups[backup.folder] = str(backup.id)
+    for info in catalogue.uncommitted:
+        if now - info.modified >= grace and (folder := _abandon(vault, info, now, report, dry_run=dry_run)):
+            backups[folder] = report.abandoned[-1]
+    # Condemned backups of other marks may come back (undo): they count as long as they are there.
+    needed = Needed()
+    for info in inventory.manifests(vault.store):
+        if info.name.removesuffix("manifest") not in backups:
+            needed.add(_references(vault, info))
+    known, unindexed = inventory.entries(vault, there)
+    already = trash.packs()
+    live: dict[str, list[int]] = {}
+    condemned: list[PackEntry] = []
+    sources: list[tuple[PackEntry, list[int]]] = []
+    taken: dict[bytes, set[int]] = {}
+    for entry in sorted(known.values(), key=lambda e: (-e.size, e.pack)):
+        if entry.pack in already or now - there[entry.pack].modified < grace:
+            continue
+        rows = needed.rows(entry)
+        # A frame that a crash left twice is kept once.
+        rows = _first_time(entry, rows, taken)
+        live_bytes = int(entry.length[rows].sum()) if rows else 0
+        if not rows:
+            condemned.append(entry)
+        elif live_bytes < _WORTH_KEEPING * entry.size:
+            sources.append((entry, rows))
+        else:
+            live[entry.pack] = rows
+    if sum(int(e.length[r].sum()) for e, r in sources) < PACK_SIZE // 4 and len(sources) == 1 and not condemned:
+        sources = []  # moving one small rest alone would only write it again
+    report.marked = sorted(backups[f] for f in backups if backups[f] not in report.abandoned)
+    report.packs = len(condemned) + len(sources)
+    report.bytes = sum(e.size for e in condemned) + sum(e.size for e, _ in sources)
+    report.moved = sum(int(e.length[r].sum()) for e, r in sources)
+    stale = len(old_indexes) >= _MANY_INDEXES
+    if dry_run or not (backups or condemned or sources or unindexed or stale):
+        return
+    new = _move(vault, sources)
+    gone = {e.pack for e in condemned} | {e.pack for e, _ in sources}
+    indexes: list[str] = []
+    if gone or stale or unindexed:
+        keep = [e for e in known.values() if e.pack not in gone]
+        _write_index(vault, keep + new)
+        indexes = old_indexes
+    if backups or gone or indexes:
+        put_mark(vault.store, vault.keyring, now, backups=list(backups), packs=sorted(gone), indexes=indexes)
+
+
+def _first_time(entry: PackEntry, rows: list[int], taken: dict[bytes, set[int]]) -> list[int]:
+    first = []
+    for birth, frames in entry.births():
+        seen = taken.setdefault(birth, set())
+        for row in rows:
+            if frames.start <= row < frames.stop and int(entry.number[row]) not in seen:
+                seen.add(int(entry.number[row]))
+                first.append(row)
+    return first
+
+
+def _references(vault: Vault, info: ObjectInfo) -> list[Reference]:
+    try:
+        return inventory.references(vault, info)
+    except ObjectMissing:  # deleted by another prune meanwhile
+        return []
+    except Damaged as error:
+        raise Damaged(
+            f"{error} Nothing was deleted: what this backup needs is not known.",
+            hint=f"Run `keepwell check`; when the backup is lost, delete {info.name.removesuffix('manifest')} by hand "
+            "and prune again.",
+        ) from None
+
+
+def _abandon(vault: Vault, info: ObjectInfo, now: dt.datetime, report: PruneReport, *, dry_run: bool) -> str | None:
+    placed = parse_name(info.name)
+    if placed is None:
+        return None
+    folder = placed.id.folder(placed.tier)
+    if not dry_run:
+        name = folder + "metadata.json"
+        document = {
+            "backup": str(placed.id),
+            "environment": placed.id.environment,
+            "tier": placed.tier,
+            "timestamp": iso(placed.id.time),
+            "database": "",
+            "size": 0,
+            "checksum": "",
+            "status": "abandoned",
+            "abandoned": iso(now),
+        }
+        try:
+            vault.store.put(name, sign(vault.keyring, name, document))
+        except ObjectExists:  # the writer was first: it is committed
+            return None
+    report.abandoned.append(str(placed.id))
+    return folder
+
+
+def _move(vault: Vault, sources: list[tuple[PackEntry, list[int]]]) -> list[PackEntry]:
+    new: list[PackEntry] = []
+    repacker = Repacker(vault.keyring)
+    for entry, rows in sources:
+        # Damage is not moved about: the whole pack must be what its name says.
+        repacker.add(entry, rows, inventory.whole_pack(vault, entry))
+        if repacker.size >= PACK_SIZE:
+            new.append(_store(vault, repacker))
+            repacker = Repacker(vault.keyring)
+    if repacker.size:
+        new.append(_store(vault, repacker))
+    vault.store.flush()
+    return new
+
+
+def _store(vault: Vault, repacker: Repacker) -> PackEntry:
+    data, entry = repacker.finish()
+    vault.store.put(pack_name(entry.pack), data)
+    return entry
+
+
+def _write_index(vault: Vault, entries: list[PackEntry]) -> None:
+    batch: list[PackEntry] = []
+    for entry in [*entries, None]:
+        if batch and (entry is None or sum(len(e.ids) for e in batch) >= MOST_PIECES * 16):
+            name = f"index/{secrets.token_hex(16)}"
+            vault.store.put(name, encode_index(vault.keyring, name, batch))
+            batch = []
+        if entry is not None:
+            batch.append(entry)
+    vault.store.flush()
+
+
+def _sweep_due(vault: Vault, now: dt.datetime, grace: dt.timedelta, report: PruneReport, progress: Progress) -> None:
+    trash = vault.trash()
+    for name in trash.stray_sweeps:
+        vault.store.delete(name)
+    for mark in trash.marks:
+        if now - mark.made >= grace or mark.id in trash.sweeping:
+            progress.note(f"Deleting what was condemned at {iso(mark.made)}")
+            try:
+                _sweep(vault, mark, report)
+            except StoreDenied as error:
+                progress.warn(f"{error} (what was condemned at {iso(mark.made)} stays until then)")
+
+
+def _claim(vault: Vault, mark: Mark, purpose: bytes) -> bytes:
+    """What the mark's sweep is for: ours, or what was there first."""
+    try:
+        vault.store.put(mark.sweep, purpose)
+    except ObjectExists:
+        try:
+            return vault.store.get(mark.sweep)
+        except ObjectMissing:
+            raise Busy("another prune has just finished this sweep", hint="Run it again.") from None
+    vault.store.flush()
+    return purpose
+
+
+def _sweep(vault: Vault, mark: Mark, report: PruneReport) -> None:
+    if _claim(vault, mark, _SWEEP) != _SWEEP:  # an undo that died
+        vault.store.delete(mark.name)
+        vault.store.delete(mark.sweep)
+        return
+    store = vault.store
+    condemned = vault.trash().packs() | set(mark.packs)
+    there = inventory.packs(store)
+    needed = Needed()
+    for info in inventory.manifests(store):
+        if info.name.removesuffix("manifest") not in mark.backups:
+            needed.add(_references(vault, info))
+    known, _ = inventory.entries(vault, there)
+    for folder in mark.backups:
+        _delete_backup(vault, folder)
+        report.deleted.append(folder.rstrip("/"))
+    spared: list[PackEntry] = []
+    for sha256 in mark.packs:
+        if sha256 not in known:
+            continue
+        entry = known[sha256]
+        wanted = inventory.numbers(entry, needed.rows(entry))
+        for other in known.values():
+            if wanted and other.pack not in condemned:
+                inventory.provided(wanted, other)
+        if wanted:
+            spared.append(entry)
+            report.spared_packs += 1
+        else:
+            store.delete(pack_name(sha256))
+            report.deleted_packs += 1
+            report.deleted_bytes += entry.size
+    if spared:
+        _write_index(vault, spared)
+    for name in mark.indexes:
+        store.delete(name)
+    store.flush()
+    store.delete(mark.name)
+    store.flush()
+    store.delete(mark.sweep)
+
+
+def _delete_backup(vault: Vault, folder: str) -> None:
+    """`metadata.json` first: a backup that is half gone must not be listed."""
+    names = [info.name for info in vault.store.list(folder)]
+    for name in sorted(names, key=lambda n: (not n.endswith("/metadata.json"), n.endswith("/manifest"), n)):
+        vault.store.delete(name)
+        vault.forget(name)

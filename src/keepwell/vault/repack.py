@@ -1,0 +1,70 @@
+"""Moving live frames out of mostly dead packs, as they are: no key but a writer's is needed, no manifest changes."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from keepwell.keys.keyring import Keyring
+from keepwell.vault.index import PackEntry, Section
+from keepwell.vault.pack import MAGIC, append_trailer, sections
+
+
+@dataclass
+class _Birth:
+    sealed: bytes
+    number: list[int] = field(default_factory=list)
+    frames: list[memoryview] = field(default_factory=list)
+    ids: list[list[bytes]] = field(default_factory=list)
+
+
+class Repacker:
+    """Collects frames; `finish` makes a pack of them with one section a birth id."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._births: dict[bytes, _Birth] = {}
+        self.size = 0
+
+    def add(self, entry: PackEntry, rows: list[int], raw: bytes) -> None:
+        """Frames of one whole, verified pack."""
+        keys = dict(sections(raw, what=f"pack {entry.pack}"))
+        view = memoryview(raw)
+        begins = [0, *entry.pieces.cumsum().tolist()]
+        for birth, frames in entry.births():
+            mine = [row for row in rows if frames.start <= row < frames.stop]
+            if not mine:
+                continue
+            held = self._births.setdefault(birth, _Birth(keys[birth]))
+            for row in mine:
+                offset, length = int(entry.offset[row]), int(entry.length[row])
+                held.number.append(int(entry.number[row]))
+                held.frames.append(view[offset : offset + length])
+                held.ids.append([entry.ids[16 * i : 16 * i + 16] for i in range(begins[row], begins[row + 1])])
+                self.size += length
+
+    def finish(self) -> tuple[memoryview, PackEntry]:
+        """The object and its index entry."""
+        head = struct.pack("<4sBBH", MAGIC, 1, 0, len(self._births))
+        for birth, held in self._births.items():
+            head += birth + struct.pack("<I", len(held.sealed)) + held.sealed
+        buffer = bytearray(head)
+        number, offset, length, pieces, ids = [], [], [], [], []
+        for name, frame, found in self._ordered():
+            number.append(name)
+            offset.append(len(buffer))
+            length.append(len(frame))
+            pieces.append(len(found))
+            ids += found
+            buffer += frame
+        parts = [Section(birth, len(held.number)) for birth, held in self._births.items()]
+        entry = PackEntry.of("", 0, parts, number, offset, length, pieces, b"".join(ids))
+        end = append_trailer(self._keyring, buffer, len(buffer), entry)
+        view = memoryview(buffer)[:end]
+        return view, entry.named(hashlib.sha256(view).hexdigest(), end)
+
+    def _ordered(self) -> Iterator[tuple[int, memoryview, list[bytes]]]:
+        for held in self._births.values():
+            yield from sorted(zip(held.number, held.frames, held.ids, strict=True), key=lambda frame: frame[0])
