@@ -6,6 +6,8 @@ virtual tables, generated columns, and needs memory for a few rows only.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import sqlite3
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from keepwell.sources.sqlite.schema import pragma
 from keepwell.sources.sqlite.tables import batches, columns, is_internal, quoted, stand_in_collations
 
 _VIRTUAL = re.compile(r"\s*CREATE\s+VIRTUAL\s", re.IGNORECASE)
+_COLUMNS = 1000
 _INFINITE = {"inf": b"9e999", "-inf": b"-9e999"}
 
 
@@ -89,12 +92,40 @@ def _write_rows(connection: sqlite3.Connection, file: IO[bytes], table: str, bet
     names = ", ".join(quoted(name) for name in columns(connection, table))
     begin = f"INSERT INTO {quoted(table)}({names}) VALUES(".encode()
     count = 0
-    for rows in batches(connection, table):
-        between()
-        count += len(rows)
-        for row in rows:
-            file.write(begin + b", ".join([literal(value, encoding) for value in row]) + b");\n")
+    with contextlib.closing(sqlite3.connect(":memory:")) as reader:
+        for rows in batches(connection, table):
+            between()
+            count += len(rows)
+            misread = misread_floats(reader, {v for row in rows for v in row if type(v) is float})
+            for row in rows:
+                values = [misread[v] if type(v) is float and v in misread else literal(v, encoding) for v in row]
+                file.write(begin + b", ".join(values) + b");\n")
     return count
+
+
+def misread_floats(reader: sqlite3.Connection, values: set[float]) -> dict[float, bytes]:
+    """Floats whose shortest decimal SQLite reads as a neighbour (1 in 200 of all, 1 in 100,000 prices), each
+    with an expression that it computes exactly: an integer times or divided by powers of two.
+    """
+    exact: dict[float, bytes] = {}
+    finite = [value for value in values if not math.isinf(value)]
+    for start in range(0, len(finite), _COLUMNS):
+        part = finite[start : start + _COLUMNS]
+        back = reader.execute("SELECT " + ", ".join(map(repr, part))).fetchone()
+        exact |= {value: _powers(value) for value, seen in zip(part, back, strict=True) if value != seen}
+    return exact
+
+
+def _powers(value: float) -> bytes:
+    fraction, exponent = math.frexp(value)
+    integer, exponent = int(fraction * 2**53), exponent - 53
+    sign, text = ("*" if exponent > 0 else "/"), f"CAST({integer} AS REAL)"
+    while exponent:
+        # Far powers last, so that nothing on the way is rounded: only the end can be subnormal.
+        step = min(abs(exponent), 52)
+        text += f"{sign}{2**step}.0"
+        exponent += -step if exponent > 0 else step
+    return f"({text})".encode()
 
 
 def _register(name: str, sql: str) -> bytes:
