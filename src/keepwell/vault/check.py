@@ -7,8 +7,10 @@ import hashlib
 import json
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from keepwell.core.clock import iso
 from keepwell.core.errors import Damaged, ObjectMissing
@@ -29,6 +31,7 @@ from keepwell.vault.reader import PackKeys
 from keepwell.vault.vault import RECOVERY, Vault
 
 _LOG = "logs/checks/"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,12 @@ class _Check:
         if f"keys/{vault.keyring.slot}.json" not in names:
             self.find(f"keys/{vault.keyring.slot}.json", "is missing: add a new slot with `keepwell key add` now")
         for name in names:
-            self._document(name, lambda raw, n=name: slots.verify(n, raw, vault.keyring))  # type: ignore[misc]
+            self._document(name, lambda n, raw: slots.verify(n, raw, vault.keyring))
 
-    def _document(self, name: str, decode_it: object) -> object | None:
+    def _document(self, name: str, decoded: Callable[[str, bytes], _T]) -> _T | None:
         try:
             raw = self.vault.store.get(name)
-            return decode_it(raw)  # type: ignore[operator,no-any-return]
+            return decoded(name, raw)
         except Damaged as error:
             self.find(name, str(error))
         except ObjectMissing:
@@ -207,7 +210,7 @@ class _Check:
                 "be restored by name; `keepwell prune` clears it after the grace time",
             )
         else:
-            backup = self._document(metadata, lambda raw: decode_metadata(keyring, metadata, raw))  # type: ignore[assignment]
+            backup = self._document(metadata, partial(decode_metadata, keyring))
             if backup is None:
                 self.report.affected.append(folder.rstrip("/"))
             elif backup.status == "abandoned":
@@ -216,7 +219,7 @@ class _Check:
                 self.report.backups += 1
         for file in sorted(files):
             if file.startswith("proof-"):
-                self._document(folder + file, lambda raw, n=folder + file: decode_proof(keyring, n, raw))  # type: ignore[misc]
+                self._document(folder + file, partial(decode_proof, keyring))
         if backup is not None:
             self._portable(backup, files)
         if "manifest" not in files:
@@ -283,7 +286,7 @@ class _Check:
     def _strangers(self) -> None:
         for name in self.objects:
             top = name.partition("/")[0]
-            if top in {"probes"}:
+            if top == "probes":
                 self.report.notes.append(f"{name} was left by an interrupted run")
             elif name in {config.NAME, *RECOVERY} or top in layout.RESERVED or parse_name(name):
                 continue
