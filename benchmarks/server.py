@@ -81,7 +81,9 @@ def programs(major: int) -> Path:
         if f") {major}." in answer:
             return wheel
     there = [*Path("/usr/lib/postgresql").glob("*/bin"), *([wheel] if wheel else [])]
-    raise SystemExit(f"no PostgreSQL {major} here, only {', '.join(map(str, there)) or 'none'}; see benchmarks/setup.sh")
+    raise SystemExit(
+        f"no PostgreSQL {major} here, only {', '.join(map(str, there)) or 'none'}; see benchmarks/setup.sh"
+    )
 
 
 @contextmanager
@@ -112,7 +114,7 @@ def throwaway(folder: Path, major: int) -> Iterator[Server]:
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGQUIT)
                 process.wait()
-    shutil.rmtree(folder)
+            shutil.rmtree(folder)
 
 
 def _unprivileged() -> str | None:

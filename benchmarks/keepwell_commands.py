@@ -1,0 +1,61 @@
+"""How keepwell is driven: only through its command line, as a user would. The one place to mend when that changes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from contenders import Contender
+
+KEEPWELL = Path(sys.executable).parent / "keepwell"
+
+POLICY = """\
+version = 1
+project = "Benchmark"
+
+[vault]
+store = "file://$STORE"
+key = { file = "$HOME/vault.key" }
+
+[environments.production]
+[environments.production.sources.app]
+type = "postgres"
+url = { env = "DATABASE_URL" }
+method = "logical"
+"""
+
+# For `list`: a thousand backups must be made first, so they are of one file of a few bytes.
+SMALL_POLICY = """\
+version = 1
+project = "Benchmark"
+
+[vault]
+store = "file://$STORE"
+key = { file = "$HOME/vault.key" }
+
+[environments.production]
+[environments.production.sources.notes]
+type = "files"
+path = "$HOME/notes"
+"""
+
+_COMMAND = f'"{KEEPWELL}" --policy "$HOME/keepwell.toml"'
+
+CONTENDER = Contender(
+    "keepwell",
+    "keepwell",
+    f'cat > "$HOME/keepwell.toml" <<END\n{POLICY}END\n{_COMMAND} init --yes',
+    f"{_COMMAND} backup production --json",
+    f'{_COMMAND} restore production@latest --source app --to "$TARGET_URL"',
+    "keepwell",
+    f'"{KEEPWELL}" --version',
+)
+
+HELP = f'"{KEEPWELL}" --help'
+LIST = f"{_COMMAND} list --json"
+PREPARE_SMALL = f'mkdir -p "$HOME/notes"; cat > "$HOME/keepwell.toml" <<END\n{SMALL_POLICY}END\n{_COMMAND} init --yes'
+
+
+def many_backups(count: int) -> str:
+    """A script that makes this many tiny backups, each of another content."""
+    return f'for n in $(seq {count}); do echo "$n" > "$HOME/notes/today"; {_COMMAND} backup production --json; done'
