@@ -21,7 +21,7 @@ from keepwell.vault.index import PackEntry, Section, decode_entry, encode_entry
 
 MAGIC, END = b"KWPK", b"KWPE"
 PACK_SIZE = 32 << 20
-FRAME_SIZE = 128 << 10
+FRAME_SIZE = 256 << 10
 MOST_PIECES = 4096
 """Pieces in a frame, so that a frame of tiny files stays a frame."""
 FRAME_HEADER = struct.Struct("<IIBBH16sI")
