@@ -26,7 +26,7 @@ from keepwell.vault.vault import Vault
 
 _SWEEP, _UNDO = b"sweep\n", b"undo\n"
 _WORTH_KEEPING = 0.6
-"""A pack with a smaller live share is repacked."""
+"""A pack in which a smaller share of the frames' bytes is needed is repacked."""
 _MANY_INDEXES = 16
 """So many index objects are worth consolidating even where nothing else is to do."""
 
@@ -117,7 +117,6 @@ def _condemn(
             needed.add(_references(vault, info))
     known, unindexed = inventory.entries(vault, there)
     already = trash.packs()
-    live: dict[str, list[int]] = {}
     condemned: list[PackEntry] = []
     sources: list[tuple[PackEntry, list[int]]] = []
     taken: dict[bytes, set[int]] = {}
@@ -127,15 +126,11 @@ def _condemn(
         rows = needed.rows(entry)
         # A frame that a crash left twice is kept once.
         rows = _first_time(entry, rows, taken)
-        live_bytes = int(entry.length[rows].sum()) if rows else 0
+        # Heads and trailers do not count: a tiny pack is mostly these, and moving it would not make it smaller.
         if not rows:
             condemned.append(entry)
-        elif live_bytes < _WORTH_KEEPING * entry.size:
+        elif int(entry.length[rows].sum()) < _WORTH_KEEPING * int(entry.length.sum()):
             sources.append((entry, rows))
-        else:
-            live[entry.pack] = rows
-    if sum(int(e.length[r].sum()) for e, r in sources) < PACK_SIZE // 4 and len(sources) == 1 and not condemned:
-        sources = []  # moving one small rest alone would only write it again
     report.marked = sorted(backups[f] for f in backups if backups[f] not in report.abandoned)
     report.packs = len(condemned) + len(sources)
     report.bytes = sum(e.size for e in condemned) + sum(e.size for e, _ in sources)
