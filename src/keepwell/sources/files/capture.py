@@ -104,8 +104,9 @@ class _Capture:
         try:
             if kind == stat.S_IFREG:
                 self.take_file(found)
-            elif kind == stat.S_IFDIR:
-                self.add(self.entry(found.path, FOLDER, found.stat, self.xattrs(found)))
+            elif found.folder is not None:
+                xattrs = read_xattrs(found.folder) if self.spec.attributes else ()
+                self.add(self.entry(found.path, FOLDER, found.stat, xattrs))
             elif kind == stat.S_IFLNK:
                 entry = self.entry(found.path, SYMLINK, found.stat, ())
                 entry.target = os.fsencode(os.readlink(found.name, dir_fd=found.parent))
@@ -177,15 +178,6 @@ class _Capture:
             group_name(now.st_gid),
             xattrs=xattrs,
         )
-
-    def xattrs(self, found: Found) -> tuple[tuple[bytes, bytes], ...]:
-        if not self.spec.attributes:
-            return ()
-        handle = os.open(found.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=found.parent)
-        try:
-            return read_xattrs(handle)
-        finally:
-            os.close(handle)
 
     def add(self, entry: Entry) -> None:
         self.summary.add(entry)

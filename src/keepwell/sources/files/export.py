@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import tarfile
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from keepwell.core.errors import Damaged, Interrupted
 from keepwell.core.newfile import new_file
 from keepwell.core.streams import Context, Facts, Streams
 from keepwell.sources.base import Exported
-from keepwell.sources.files.entries import FILE, FOLDER, HARDLINK, ROOT, SYMLINK, Entry, read_tree, show
+from keepwell.sources.files.entries import FILE, FOLDER, HARDLINK, SYMLINK, Entry, read_tree, show
 from keepwell.sources.files.selection import Reader, Selection
 
 NAME = "files.tar.gz"
+_NAME_FIELD = 100
 _TYPES = {FILE: tarfile.REGTYPE, FOLDER: tarfile.DIRTYPE, SYMLINK: tarfile.SYMTYPE, HARDLINK: tarfile.LNKTYPE}
 
 
@@ -41,12 +43,12 @@ def export(facts: Facts, streams: Streams, folder: Path, context: Context) -> Ex
     with (
         new_file(path) as file,
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as archive,
     ):
         for entry in read_tree(streams):
             between()
             content = _Content(entry, reader.read(entry, between)) if entry.type == FILE else None
-            archive.addfile(_member(entry), content)
+            _add(archive, entry, content)
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers each one: memory without end
             if content is not None:
                 content.verify()
@@ -57,25 +59,58 @@ def export(facts: Facts, streams: Streams, folder: Path, context: Context) -> Ex
     return Exported(path, path.stat().st_size, sha256, facts)
 
 
-def _member(entry: Entry) -> tarfile.TarInfo:
-    name = "." if entry.path == ROOT else os.fsdecode(entry.path)
-    member = tarfile.TarInfo(name)
+def _add(archive: tarfile.TarFile, entry: Entry, content: _Content | None) -> None:
+    """A PAX header where one is needed, then the member.
+
+    tarfile would write such headers itself, but marks those with bytes that are not UTF-8 in a way that
+    GNU tar complains about; a raw name in the member's own header is what every tar takes.
+    """
+    if records := _records(entry):
+        header = tarfile.TarInfo("././@PaxHeader")
+        header.type, header.size = tarfile.XHDTYPE, len(records)
+        archive.addfile(header, io.BytesIO(records))
+    member = tarfile.TarInfo(_short(entry.path))
     member.type = _TYPES[entry.type]
     member.mode = entry.mode
     member.uid, member.gid = entry.uid, entry.gid
     member.uname, member.gname = entry.user or "", entry.group or ""
     member.size = entry.size if entry.type == FILE else 0
-    member.linkname = os.fsdecode(entry.target)
-    seconds, fraction = divmod(entry.mtime_ns, 10**9)
-    member.mtime = seconds
-    headers = {}
-    if fraction:
-        headers["mtime"] = f"{seconds}.{fraction:09d}" if seconds >= 0 else f"{entry.mtime_ns / 10**9:.9f}"
-    for key, value in entry.xattrs:
-        if key.startswith(b"user."):
-            headers[f"SCHILY.xattr.{os.fsdecode(key)}"] = value.decode("utf-8", "surrogateescape")
-    member.pax_headers = headers
-    return member
+    member.linkname = _short(entry.target)
+    member.mtime = entry.mtime_ns // 10**9
+    archive.addfile(member, content)
+
+
+def _records(entry: Entry) -> bytes:
+    fields: list[tuple[bytes, bytes]] = []
+    for keyword, path in ((b"path", entry.path), (b"linkpath", entry.target)):
+        if len(path) > _NAME_FIELD or (not path.isascii() and _is_utf8(path)):
+            fields.append((keyword, path))
+    if entry.mtime_ns % 10**9:
+        sign, (seconds, fraction) = "-" if entry.mtime_ns < 0 else "", divmod(abs(entry.mtime_ns), 10**9)
+        fields.append((b"mtime", f"{sign}{seconds}.{fraction:09d}".encode()))
+    fields += [(b"SCHILY.xattr." + name, value) for name, value in entry.xattrs if name.startswith(b"user.")]
+    return b"".join(_record(keyword, value) for keyword, value in fields)
+
+
+def _record(keyword: bytes, value: bytes) -> bytes:
+    """`30 mtime=1350244992.023960108` and a line end: the number is the length of all, itself included."""
+    rest = len(keyword) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %b=%b\n" % (length, keyword, value)
+
+
+def _short(path: bytes) -> str:
+    """The name field of the member: the record `path` counts where it does not fit."""
+    return os.fsdecode(path) if len(path) <= _NAME_FIELD else "././@LongName"
+
+
+def _is_utf8(path: bytes) -> bool:
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Content:

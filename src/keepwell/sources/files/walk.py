@@ -22,6 +22,8 @@ class Found:
     parent: int
     """Handle of the folder it is in; valid until the next one is asked for."""
     stat: os.stat_result
+    folder: int | None = None
+    """Handle of the folder it is, valid as long."""
 
 
 @dataclass
@@ -76,16 +78,18 @@ def walk(root: int, excluded: Callable[[str, bool], bool], trouble: Trouble) -> 
             if excluded(os.fsdecode(path), folder):
                 trouble.excluded += 1
                 continue
-            yield Found(path, name, parent, found)
-            if folder:
-                try:
-                    handle = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
-                except FileNotFoundError:
-                    trouble.vanished.append(path)
-                except OSError as error:
-                    trouble.unreadable.append((path, error.strerror or str(error)))
-                else:
-                    stack.append((handle, path + b"/", _names(handle, path, trouble)))
+            if not folder:
+                yield Found(path, name, parent, found)
+                continue
+            try:
+                handle = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+            except FileNotFoundError:
+                trouble.vanished.append(path)
+            except OSError as error:
+                trouble.unreadable.append((path, error.strerror or str(error)))
+            else:
+                stack.append((handle, path + b"/", _names(handle, path, trouble)))
+                yield Found(path, name, parent, os.fstat(handle), handle)
     finally:
         for handle, _, _ in stack[1:]:
             os.close(handle)
