@@ -292,6 +292,20 @@ def test_the_digest_of_a_table_is_what_its_description_says(tmp_path: Path) -> N
     assert take(path)[0]["tables"]["t"] == {"rows": 5, "digest": expected.hexdigest()}
 
 
+def test_large_values_have_the_same_digest_when_read_in_pieces(rich: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = "(CAST(randomblob(3000) AS TEXT), randomblob(200000), 'short', 0.5), (NULL, X'00', 'x', 1)"
+    change(rich, "CREATE TABLE large(name, photo, rowid, n)", f"INSERT INTO large VALUES {large}")
+    before, _ = take(rich)
+    opened = []
+    original = tables._digest_large
+    monkeypatch.setattr(tables, "_LARGE", 1000)
+    monkeypatch.setattr(tables, "_PIECE", 700)
+    monkeypatch.setattr(tables, "_digest_large", lambda *args: opened.append(args[1][:2]) or original(*args))
+    after, _ = take(rich)
+    assert {("large", "name"), ("large", "photo")} <= set(opened)
+    assert after["tables"] == before["tables"]
+
+
 VALUES = st.one_of(
     st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.text(), st.binary(max_size=40)
 )

@@ -4,7 +4,7 @@ The digest of a table is BLAKE3 over the digests of its columns, in order; that 
 digests: of the types (one byte a row: 0 null, 1 integer, 2 real, 3 text, 4 blob), of the numbers (8 bytes
 little-endian: integers, floats bit for bit, lengths of texts and blobs), and of the bytes of texts and blobs.
 Rows come in rowid order, WITHOUT ROWID tables in the order of their key. Whole columns are worked on at a
-time: measured four times as fast as encoding row by row.
+time (here 280,000 rows of eight columns a second); values of many megabytes are read piece by piece.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _TYPES: dict[type, int] = {_NULL: 0, int: 1, float: 2, bytearray: 3, bytes: 4}
 _BATCH_ROWS = 500
 _BATCH_BYTES = 4 << 20
 _ROWS_WITHOUT_SIZES = 16
+_LARGE = 4 << 20
+"""Bytes; the contents of larger values never lie in memory whole, where SQLite can give them in pieces."""
+_PIECE = 1 << 20
 _PLAIN = (0, 1)
 """`hidden` of pragma table_xinfo: 2 and 3 are generated columns, which follow from the others."""
 
@@ -87,8 +90,39 @@ def select_rows(connection: sqlite3.Connection, table: str) -> str:
 
 def batches(connection: sqlite3.Connection, table: str) -> Iterator[list[tuple[Any, ...]]]:
     """All rows, a few MB at a time; text as bytearray (any bytes, not only UTF-8), blobs as bytes."""
-    size = _batch_rows(connection, table)
-    query = select_rows(connection, table)
+    yield from _fetch(connection, select_rows(connection, table), _batch_rows(_largest_row(connection, table)))
+
+
+def digest_table(
+    connection: sqlite3.Connection, table: str, step: Callable[[int], None] = lambda _rows: None
+) -> dict[str, Any]:
+    """`{"rows": int, "digest": hex}`; `step` is told how many rows went by."""
+    names = columns(connection, table)
+    hashers = [(blake3(), blake3(), blake3()) for _ in names]
+    largest = _largest_row(connection, table)
+    rowid = _rowid(connection, table) if largest is not None and largest > _LARGE else None
+    count = 0
+    if rowid is None:
+        for rows in _fetch(connection, select_rows(connection, table), _batch_rows(largest)):
+            count += len(rows)
+            for column, (types, numbers, content) in zip(zip(*rows, strict=True), hashers, strict=True):
+                _digest_column(column, types, numbers, content)
+            step(len(rows))
+    else:
+        for where, *values in _row_by_row(connection, table, names, rowid):
+            count += 1
+            large = values[len(names) :]
+            for name, value, kind, trio in zip(names, values, large, hashers, strict=False):
+                if kind:
+                    _digest_large(connection, (table, name, where), kind, trio)
+                else:
+                    _digest_column((value,), *trio)
+            step(1)
+    joined = b"".join(hasher.digest() for trio in hashers for hasher in trio)
+    return {"rows": count, "digest": blake3(joined).hexdigest()}
+
+
+def _fetch(connection: sqlite3.Connection, query: str, size: int) -> Iterator[list[tuple[Any, ...]]]:
     before = connection.text_factory
     connection.text_factory = bytearray
     try:
@@ -99,19 +133,40 @@ def batches(connection: sqlite3.Connection, table: str) -> Iterator[list[tuple[A
         connection.text_factory = before
 
 
-def digest_table(
-    connection: sqlite3.Connection, table: str, step: Callable[[int], None] = lambda _rows: None
-) -> dict[str, Any]:
-    """`{"rows": int, "digest": hex}`; `step` is told how many rows went by."""
-    hashers = [(blake3(), blake3(), blake3()) for _ in columns(connection, table)]
-    count = 0
-    for rows in batches(connection, table):
-        count += len(rows)
-        for column, (types, numbers, content) in zip(zip(*rows, strict=True), hashers, strict=True):
-            _digest_column(column, types, numbers, content)
-        step(len(rows))
-    joined = b"".join(hasher.digest() for trio in hashers for hasher in trio)
-    return {"rows": count, "digest": blake3(joined).hexdigest()}
+def _row_by_row(connection: sqlite3.Connection, table: str, names: list[str], rowid: str) -> Iterator[tuple[Any, ...]]:
+    """Rowid, values, and for each value its type byte where it is large: then it is not among the values."""
+    shown, large = [], []
+    for name in map(quoted, names):
+        # Of a blob the length is known without reading it; of a text only after counting.
+        size = f"CASE typeof({name}) WHEN 'blob' THEN length({name}) WHEN 'text' THEN length(CAST({name} AS BLOB)) END"
+        shown.append(f"CASE WHEN {size} > {_LARGE} THEN NULL ELSE {name} END")
+        large.append(f"CASE WHEN {size} > {_LARGE} THEN CASE typeof({name}) WHEN 'text' THEN 3 ELSE 4 END ELSE 0 END")
+    what = ", ".join([rowid, *shown, *large])
+    for rows in _fetch(connection, f"SELECT {what} FROM {quoted(table)} NOT INDEXED", 1):  # noqa: S608 - quoted
+        yield rows[0]
+
+
+def _digest_large(connection: sqlite3.Connection, place: tuple[str, str, int], kind: int, trio: Any) -> None:
+    types, numbers, content = trio
+    table, column, row = place
+    types.update(bytes((kind,)))
+    with connection.blobopen(table, column, row, readonly=True) as blob:
+        numbers.update(struct.pack("<q", len(blob)))
+        while piece := blob.read(_PIECE):
+            content.update(piece)
+
+
+def _rowid(connection: sqlite3.Connection, table: str) -> str | None:
+    """A name for the rowid, where the table has one and values can be read in pieces by it."""
+    if _key_without_rowid(connection, table) is not None:
+        return None
+    if connection.execute("PRAGMA encoding").fetchone()[0] != "UTF-8":
+        return None  # pieces of text would come in the other encoding
+    found = connection.execute("SELECT name, hidden FROM pragma_table_xinfo(?)", (table,)).fetchall()
+    if any(hidden not in _PLAIN for _, hidden in found):
+        return None  # newer SQLite gives no pieces out of tables with generated columns
+    taken = {name.lower() for name, _ in found}
+    return next((name for name in ("_rowid_", "rowid", "oid") if name not in taken), None)
 
 
 def _digest_column(column: Sequence[Any], types: Any, numbers: Any, content: Any) -> None:
@@ -160,10 +215,17 @@ def _key_without_rowid(connection: sqlite3.Connection, table: str) -> list[str] 
     return None
 
 
-def _batch_rows(connection: sqlite3.Connection, table: str) -> int:
-    """So many rows that a batch stays small even where a single row is very large."""
+def _largest_row(connection: sqlite3.Connection, table: str) -> int | None:
+    """Bytes of the largest row; None where this SQLite cannot tell."""
     try:
         (largest,) = connection.execute("SELECT max(mx_payload) FROM dbstat WHERE name = ?", (table,)).fetchone()
     except sqlite3.OperationalError:  # a SQLite without the dbstat table
+        return None
+    return largest or 0
+
+
+def _batch_rows(largest: int | None) -> int:
+    """So many rows that a batch stays small even where a single row is very large."""
+    if largest is None:
         return _ROWS_WITHOUT_SIZES
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest or 1)))
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
