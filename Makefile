@@ -44,6 +44,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --quiet --fix src tests benchmarks
 
 bench: $(VENV)/.dev
+	benchmarks/setup.sh
 	$(BIN)/python benchmarks/run.py
 
 clean:
