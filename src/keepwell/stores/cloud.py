@@ -254,8 +254,13 @@ def _connect(
             return obstore.store.AzureStore(bucket, config=config, **shared)
 
 
+def known_options(scheme: str) -> frozenset[str]:
+    """The names of the options that stores of this scheme (s3, gs, az) have."""
+    return frozenset(_SERVICE_OPTIONS[scheme] | _COMMON)
+
+
 def _check_options(scheme: str, options: Mapping[str, str], url: str) -> None:
-    known = _SERVICE_OPTIONS[scheme] | _COMMON
+    known = known_options(scheme)
     if unknown := sorted(set(options) - known):
         raise StoreError(f"{url} has no option {', '.join(unknown)}.", hint=f"Known are: {', '.join(sorted(known))}.")
     if options.get("allow_http", "false") not in {"true", "false"}:
