@@ -1,0 +1,84 @@
+"""`keepwell backup`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepwell.cli.output import Output
+from keepwell.cli.session import Session
+from keepwell.core.errors import UsageError
+from keepwell.core.units import show_duration, show_size
+
+if TYPE_CHECKING:
+    from keepwell.policy.load import LoadedPolicy
+
+INCOMPLETE = 3
+
+
+def run(
+    ctx: typer.Context,
+    environment: Annotated[
+        str | None, typer.Argument(metavar="[ENVIRONMENT]", help="May be left out where the policy has only one.")
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this source. Repeatable.  [default: all]")
+    ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(metavar="TIER", help="daily, weekly, monthly or manual.  [default: the highest that is due]"),
+    ] = None,
+) -> int:
+    """Take a backup of an environment: all of its sources as one recovery point.
+
+    Exits 3 when a source failed and the others are safe: the backup is kept, marked incomplete, and never counts as
+    proven.
+    """
+    from keepwell.operations.backup import BackupRequest, backup
+
+    session: Session = ctx.obj
+    loaded = session.load()
+    request = BackupRequest(the_environment(loaded, environment), tier, tuple(source or ()))
+    with session.context() as context:
+        result = backup(loaded, request, context)
+    document = result.json()
+    session.output.document(document)
+    _tell(session.output, document)
+    return 0 if document["status"] == "complete" else INCOMPLETE
+
+
+def the_environment(loaded: LoadedPolicy, given: str | None) -> str:
+    """The one that is meant. Raises UsageError."""
+    if given is not None:
+        loaded.environment(given)
+        return given
+    known = list(loaded.policy.environments)
+    if len(known) != 1:
+        raise UsageError("the policy has several environments", hint=f"Name one of: {', '.join(known)}.")
+    return known[0]
+
+
+def _tell(output: Output, document: dict[str, Any]) -> None:
+    rows = []
+    for name, source in document["sources"].items():
+        tables = source.get("tables") or {}
+        lines = sum(table["rows"] for table in tables.values())
+        what = f"{len(tables):,} tables, {lines:,} rows" if tables else ""
+        if source["status"] != "complete":
+            what = str(source.get("error") or "")
+        rows.append([f"  {name}", source["status"], show_size(source["bytes"]), what])
+        for text in source.get("warnings", []):
+            output.warn(f"{name}: {text}")
+    sizes = document["bytes"]
+    if document["status"] == "complete":
+        output.done(f"Backed up {output.style(document['backup'], 'bold')} ({document['tier']}).")
+    else:
+        output.warn(f"{document['backup']} is incomplete: a source failed. The others are safe.")
+    if not output.quiet:
+        output.table(["  SOURCE", "STATUS", "SIZE", ""], rows, right=(2,))
+    output.done(
+        f"  {show_size(sizes['read'])} read, {show_size(sizes['new'])} new, {show_size(sizes['stored'])} stored, "
+        f"in {show_duration(float(document['seconds']))}"
+    )
+    output.done(f"Prove it: keepwell verify {document['backup']}")

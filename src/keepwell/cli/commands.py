@@ -1,0 +1,50 @@
+"""The commands: which module runs each, and the help text of each. Reading this imports nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    module: str
+    """In this package; imported only when the command runs."""
+    section: str
+    line: str
+
+
+_SETUP, _TAKE, _BACK, _LOOK = "Set up", "Every day", "The worst day", "Look after it"
+
+COMMANDS: dict[str, Entry] = {
+    "init": Entry("init", _SETUP, "Write a policy, make the vault and its key."),
+    "doctor": Entry("doctor", _SETUP, "Look at programs, rights, store, keys and clock; say what to mend."),
+    "key": Entry("key", _SETUP, "Add, remove, list and export keys of the vault."),
+    "schema": Entry("schema", _SETUP, "Print the JSON Schema of keepwell.toml, for editors."),
+    "demo": Entry("demo", _SETUP, "See the whole story on a sample database; needs nothing."),
+    "backup": Entry("backup", _TAKE, "Take a backup of an environment."),
+    "verify": Entry("verify", _TAKE, "Restore a backup into a sandbox and compare: the proof."),
+    "status": Entry("status", _TAKE, "The newest proven backup of each environment, against the objectives."),
+    "list": Entry("listing", _TAKE, "List the backups in the vault."),
+    "show": Entry("show", _BACK, "What is in one backup."),
+    "restore": Entry("restore", _BACK, "Bring data back, into a new place; never overwrites."),
+    "export": Entry("export", _BACK, "Write a copy that needs no keepwell: database.sql.gz and metadata.json."),
+    "check": Entry("check", _LOOK, "Read the vault: is all of it there and unharmed?"),
+    "prune": Entry("prune", _LOOK, "Delete backups that the policy no longer keeps."),
+    "version": Entry("version", _LOOK, "Print the versions of keepwell and of what it stands on."),
+}
+
+KEY_COMMANDS: dict[str, Entry] = {
+    "list": Entry("key_list", "Commands", "List the key slots of the vault."),
+    "add": Entry("key_add", "Commands", "Add a way in: a passphrase or a new key file."),
+    "remove": Entry("key_remove", "Commands", "Remove a key slot."),
+    "export": Entry("key_export", "Commands", "Write a new key file, of a writer unless told otherwise."),
+}
+
+ABOUT = """Backups that count only when they are proven.
+
+One policy file, keepwell.toml, says what to protect, where to keep it, and how fast it must be back."""
+
+FOOT = """A backup is named by its id (production/20261122T020003Z-7f3a), or as production@latest, production@proven,
+production@2026-11-22; a bare environment means its latest.
+
+On the worst day:  keepwell status,  keepwell restore production@proven --to …"""

@@ -1,0 +1,77 @@
+"""`keepwell show`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keepwell.cli.output import Output
+from keepwell.cli.session import Session
+from keepwell.core.clock import iso
+from keepwell.core.units import show_duration, show_size
+
+if TYPE_CHECKING:
+    from keepwell.core.streams import Json
+    from keepwell.operations.listing import Shown
+
+
+def run(ctx: typer.Context, backup: Annotated[str, typer.Argument(metavar="BACKUP")]) -> None:
+    """What is in one backup: sources, tables and rows, sizes, proofs.
+
+    With a writer key only what metadata.json says: the rest is sealed.
+    """
+    from keepwell.operations.listing import show
+
+    session: Session = ctx.obj
+    shown = show(session.load(), backup)
+    session.output.document(shown.json())
+    _print(session.output, shown)
+
+
+def _print(output: Output, shown: Shown) -> None:
+    line, document = shown.line, shown.document
+    output.say(output.style(line.backup, "bold"))
+    sizes = document["bytes"]
+    facts = [
+        ("taken", f"{line.time} on {document['host']}, in {show_duration(float(document['seconds']))}"),
+        ("tier", line.tier),
+        ("status", line.status),
+        ("size", f"{show_size(sizes['read'])} read, {show_size(sizes['stored'])} stored"),
+        ("proven", "yes" if line.proven else f"no; `keepwell verify {line.backup}` restores it and compares"),
+    ]
+    facts += [("portable", name) for name in shown.extras]
+    _pairs(output, facts)
+    for name, source in shown.sources.items():
+        output.say()
+        output.say(output.style(f"{name}  ({source.get('type') or 'unknown'})", "bold"))
+        _source(output, source)
+    if shown.role == "writer":
+        output.say()
+        output.say("Tables and streams are sealed: this is a writer key. Use a reader key to see them.")
+    if shown.proofs:
+        output.say()
+        output.table(
+            ["PROOF", "LEVEL", "RESULT", ""],
+            [[iso(p.time), p.level, "passed" if p.passed else "FAILED", p.summary] for p in shown.proofs],
+        )
+
+
+def _source(output: Output, source: dict[str, Json]) -> None:
+    if source["status"] != "complete":
+        _pairs(output, [("status", f"{source['status']}: {source.get('error') or 'no reason recorded'}")])
+        return
+    facts = [("size", show_size(source["bytes"]))]
+    facts += [(key, str(source[key])) for key in ("database", "version", "files", "folders") if source.get(key)]
+    facts += [("warning", text) for text in source.get("warnings", [])]
+    _pairs(output, facts)
+    tables = source.get("tables")
+    if tables:
+        output.table(
+            ["  TABLE", "ROWS"], [[f"  {name}", f"{of['rows']:,}"] for name, of in sorted(tables.items())], right=(1,)
+        )
+
+
+def _pairs(output: Output, pairs: list[tuple[str, str]]) -> None:
+    for name, value in pairs:
+        output.say(f"  {name:<9} {value}")

@@ -1,0 +1,79 @@
+"""`keepwell verify`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from keepwell.cli.output import Output
+from keepwell.cli.session import Session
+from keepwell.core.errors import ProofFailed, UsageError
+from keepwell.core.units import show_duration
+
+LEVELS = ("objects", "restore", "round-trip", "checks")
+
+
+def run(
+    ctx: typer.Context,
+    backup: Annotated[str, typer.Argument(metavar="BACKUP")],
+    level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="objects, restore, round-trip or checks; each with those before it.  [default: as the policy says]",
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this source. Repeatable.  [default: all]")
+    ] = None,
+) -> int:
+    """Restore a backup into a sandbox and compare: the proof.
+
+    The result is kept in the vault, passed or failed. Exits 4 when the proof fails, and says which table, file or
+    check it was.
+    """
+    from keepwell.operations.verify import VerifyRequest, verify
+
+    if level is not None and level not in LEVELS:
+        raise UsageError(f"there is no level {level!r}", hint=f"Levels are: {', '.join(LEVELS)}.")
+    session: Session = ctx.obj
+    loaded = session.load()
+    if level is None:
+        environment = backup.partition("@")[0].partition("/")[0]
+        known = loaded.policy.environments.get(environment)
+        level = known.verify if known else LEVELS[-1]
+    with session.context() as context:
+        result = verify(loaded, VerifyRequest(backup, level, tuple(source or ())), context)
+    document = result.json()
+    session.output.document(document)
+    _tell(session.output, document)
+    return 0 if document["passed"] else ProofFailed.exit_code
+
+
+def _tell(output: Output, document: dict[str, Any]) -> None:
+    for name, source in document["sources"].items():
+        tables, checks = source.get("tables") or {}, source.get("checks") or []
+        equal = sum(1 for table in tables.values() if table.get("equal"))
+        facts = [f"{equal:,} of {len(tables):,} tables equal"] if tables else []
+        if checks:
+            facts.append(f"{sum(1 for check in checks if check['passed']):,} of {len(checks):,} checks passed")
+        if source["passed"]:
+            output.done(f"  {output.style('✓', 'green')} {name}  {', '.join(facts)}".rstrip())
+        else:
+            output.say(f"  {output.style('✗', 'red')} {name}  {', '.join(facts)}".rstrip())
+            for finding in source.get("findings") or []:
+                output.say(f"      {finding['what']}: {finding['problem']}")
+    seconds = document["seconds"]
+    total = float(seconds["total"]) if "total" in seconds else sum(map(float, seconds.values()))
+    if document["passed"]:
+        output.done(
+            f"Proven: {output.style(document['backup'], 'bold')} at level {document['level']}, "
+            f"in {show_duration(total)}."
+        )
+    else:
+        output.fail(
+            f"the proof of {document['backup']} failed at level {document['level']}",
+            "Do not rely on this backup. Take a new one and verify it; `keepwell check` tells whether the vault is "
+            "damaged.",
+        )

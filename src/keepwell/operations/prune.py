@@ -1,0 +1,170 @@
+"""Deleting what the policy no longer keeps, in two phases; and taking that back."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keepwell.core.clock import iso
+from keepwell.core.streams import Context, Json
+from keepwell.operations.opening import open_vault
+from keepwell.policy.load import LoadedPolicy
+from keepwell.policy.retention import Decision, Kept, decide
+from keepwell.stores.probe import store_now
+from keepwell.vault import prune as pruning
+from keepwell.vault.catalog import Backup
+from keepwell.vault.layout import parse_name
+from keepwell.vault.prune import PruneReport
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    environment: str | None = None
+    """None: all."""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an environment cannot be restored to afterwards."""
+
+    environment: str
+    oldest_before: dt.datetime
+    oldest_after: dt.datetime | None
+    sources: tuple[str, ...]
+    """Sources that no remaining backup has: they could not be restored at all."""
+
+    def json(self) -> dict[str, Json]:
+        return {
+            "environment": self.environment,
+            "oldest_before": iso(self.oldest_before),
+            "oldest_after": iso(self.oldest_after) if self.oldest_after else None,
+            "sources": list(self.sources),
+        }
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    dry_run: bool
+    removed: tuple[Decision, ...]
+    kept: tuple[Decision, ...]
+    losses: tuple[Loss, ...]
+    grace: dt.timedelta
+    report: PruneReport
+    seconds: float
+
+    @property
+    def deleted(self) -> list[str]:
+        """Ids of backups that an earlier prune condemned, and that are gone for good now."""
+        return [backup_of(folder) for folder in self.report.deleted]
+
+    def json(self) -> dict[str, Json]:
+        report = self.report
+        return {
+            "dry_run": self.dry_run,
+            "removed": [_decision(d) for d in self.removed],
+            "kept": [_decision(d) for d in self.kept],
+            "lost": [loss.json() for loss in self.losses],
+            "abandoned": report.abandoned,
+            "packs": {"condemned": report.packs, "bytes": report.bytes, "moved": report.moved},
+            "deleted": {"backups": self.deleted, "packs": report.deleted_packs, "bytes": report.deleted_bytes},
+            "waiting": report.waiting,
+            "grace_seconds": int(self.grace.total_seconds()),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def prune(loaded: LoadedPolicy, request: PruneRequest, context: Context) -> PruneResult:
+    """Takes what the keep rules no longer hold out of the list, and deletes for good what left it longer than the grace
+    time ago. Ages are measured by the store's clock: a wrong clock here deletes nothing.
+
+    Raises UsageError where the policy does not know the environment, Damaged where a manifest cannot be read.
+    """
+    began = context.clock.monotonic()
+    if request.environment is not None:
+        loaded.environment(request.environment)
+    vault = open_vault(loaded)
+    backups = {str(backup.id): backup for backup in vault.backups()}
+    plan = decide([_kept(b) for b in backups.values()], loaded.policy.keep_rules(), store_now(vault.store))
+    decisions = [d for d in plan.decisions if request.environment in {None, d.backup.environment}]
+    removed = tuple(d for d in decisions if not d.keep)
+    kept = tuple(d for d in decisions if d.keep)
+    grace = loaded.policy.vault.grace
+    report = pruning.prune(
+        vault,
+        [backups[d.backup.id] for d in removed],
+        grace=grace,
+        progress=context.progress,
+        dry_run=request.dry_run,
+    )
+    losses = _losses([backups[d.backup.id] for d in removed], [backups[d.backup.id] for d in kept])
+    return PruneResult(request.dry_run, removed, kept, losses, grace, report, context.clock.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class UndoResult:
+    back: tuple[str, ...]
+    """Ids of the backups that are in the list again."""
+
+    def json(self) -> dict[str, Json]:
+        return {"undone": True, "backups": list(self.back)}
+
+
+def undo(loaded: LoadedPolicy) -> UndoResult:
+    """Takes back every prune whose deletion has not begun."""
+    return UndoResult(tuple(backup_of(folder) for folder in pruning.undo(open_vault(loaded))))
+
+
+def backup_of(folder: str) -> str:
+    """The id of the backup in a folder of the vault."""
+    placed = parse_name(folder.rstrip("/") + "/manifest")
+    return str(placed.id) if placed else folder
+
+
+def _kept(backup: Backup) -> Kept:
+    return Kept(
+        str(backup.id),
+        backup.id.environment,
+        backup.tier,
+        backup.time,
+        backup.status == "complete",
+        backup.proven,
+    )
+
+
+def _decision(decision: Decision) -> dict[str, Json]:
+    backup = decision.backup
+    return {
+        "backup": backup.id,
+        "environment": backup.environment,
+        "tier": backup.tier,
+        "time": iso(backup.time),
+        "proven": backup.proven,
+        "reason": decision.reason,
+    }
+
+
+def _losses(removed: Sequence[Backup], kept: Sequence[Backup]) -> tuple[Loss, ...]:
+    losses = []
+    for environment in sorted({backup.id.environment for backup in removed}):
+        going = [b for b in removed if b.id.environment == environment]
+        staying = [b for b in kept if b.id.environment == environment]
+        losses.append(
+            Loss(
+                environment,
+                min(b.time for b in [*going, *staying]),
+                min((b.time for b in staying), default=None),
+                tuple(sorted(_sources(going) - _sources(staying))),
+            )
+        )
+    return tuple(losses)
+
+
+def _sources(backups: Sequence[Backup]) -> set[str]:
+    return {
+        name
+        for backup in backups
+        for name, source in backup.document["sources"].items()
+        if source["status"] == "complete"
+    }
