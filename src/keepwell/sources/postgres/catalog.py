@@ -165,7 +165,9 @@ def describe(connection: Connection) -> dict[str, Any]:
         "SELECT DISTINCT CASE WHEN a.grantee = 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable "
         "FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = current_database() ORDER BY 1, 2"
     ).fetchall()
-    money = connection.execute("SELECT EXISTS (SELECT FROM pg_attribute WHERE atttypid IN (790, 791) AND attrelid >= 16384)")
+    money = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE atttypid IN (790, 791) AND attrelid >= 16384)"
+    )
     private = connection.execute("SELECT datacl IS NOT NULL FROM pg_database WHERE datname = current_database()")
     extensions = connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1").fetchall()
     return {

@@ -220,6 +220,4 @@ def _variables() -> dict[str, str]:
     """Environment variable of each libpq keyword that has one."""
     from psycopg.pq import Conninfo
 
-    return {
-        option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar
-    }
+    return {option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}

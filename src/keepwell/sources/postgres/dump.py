@@ -102,7 +102,8 @@ class _Dump:
     ) -> None:
         self.address, self.context, self.moment, self.programs, self.work = address, context, moment, programs, work
         self._spec = spec
-        self._environment = address.environment(DUMP_OPTIONS)
+        money = f" -c lc_monetary={spec.lc_monetary}" if spec.lc_monetary else ""
+        self._environment = address.environment(DUMP_OPTIONS + money)
         self._programs: list[Program] = []
         self._stop = threading.Event()
         self.lanes: list[Lane] = []

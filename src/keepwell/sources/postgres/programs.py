@@ -15,7 +15,11 @@ from keepwell.core.errors import ProgramMissing
 from keepwell.sources.postgres.connection import Address
 
 _DEBIAN = Path("/usr/lib/postgresql")
-_OTHERS = ("/usr/pgsql-{major}/bin", "/opt/homebrew/opt/postgresql@{major}/bin", "/usr/local/opt/postgresql@{major}/bin")
+_OTHERS = (
+    "/usr/pgsql-{major}/bin",
+    "/opt/homebrew/opt/postgresql@{major}/bin",
+    "/usr/local/opt/postgresql@{major}/bin",
+)
 _NEWEST = 30
 CLIENT = ("pg_dump", "pg_restore", "pg_dumpall")
 SERVER = ("postgres", "initdb")

@@ -131,7 +131,10 @@ class Parser:
             rest.object_bytes += len(text)
             rest.contents.update(text)
         elif found := _SETVAL.fullmatch(text):
-            rest.sequences[found[1].decode(errors="backslashreplace").replace("''", "'")] = [int(found[2]), found[3] == b"true"]
+            rest.sequences[found[1].decode(errors="backslashreplace").replace("''", "'")] = [
+                int(found[2]),
+                found[3] == b"true",
+            ]
         else:
             rest.others.update(text)
         return False

@@ -18,6 +18,8 @@ class Spec:
     """A folder with pg_dump and friends to use instead of looking for them."""
     lock_seconds: int = 300
     """How long to wait for somebody who alters or drops a table when the backup begins."""
+    lc_monetary: str = ""
+    """How amounts of type money are written; empty: as the database does."""
     big_table: int = 32_000_000
     """From this size on, a table may be dumped by a process that does not carry everything else."""
 

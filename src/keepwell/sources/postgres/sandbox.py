@@ -1,0 +1,53 @@
+"""A throwaway server of the right version to restore into, with the roles that the backup knows."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from keepwell.core.streams import Context, Facts
+from keepwell.sources.postgres.connection import connected
+from keepwell.sources.postgres.programs import servers
+from keepwell.sources.postgres.server import SUPERUSER, ThrowawayServer
+from keepwell.sources.postgres.spec import Spec, Target
+
+DATABASE = "restored"
+
+
+@contextlib.contextmanager
+def sandbox(facts: Facts, context: Context) -> Iterator[Target]:
+    """An empty place; the server and its folder are gone afterwards. Raises ProgramMissing, SourceError."""
+    major = facts["server_version_num"] // 10000
+    programs = servers(major)
+    if programs.major != major:
+        context.progress.note(
+            f"no PostgreSQL {major} server is installed here: restoring into PostgreSQL {programs.version} from {programs.folder}"
+        )
+    # Not in `context.work`: as root the server's own user must be able to get there.
+    folder = Path(tempfile.mkdtemp(prefix="keepwell-sandbox-"))
+    server = ThrowawayServer(programs, folder / "server", clock=context.clock)
+    folder.chmod(0o711)
+    try:
+        with server:
+            _make_roles(server, facts["roles"])
+            yield Target(server.url(DATABASE), create=True, analyze=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def respec(target: Target, facts: Facts, spec: Spec | None) -> Spec:
+    """How to capture the restored database, with the same settings as the first time."""
+    return Spec(target.url, programs=spec.programs if spec else None, lc_monetary=facts["lc_monetary"] or "")
+
+
+def _make_roles(server: ThrowawayServer, names: list[str]) -> None:
+    from psycopg.sql import SQL, Identifier
+
+    with connected(server.address()) as connection:
+        for name in names:
+            if name != SUPERUSER:
+                # A superuser, so that what the role owns (event triggers, for one) is accepted as its own.
+                connection.execute(SQL("CREATE ROLE {} SUPERUSER NOLOGIN").format(Identifier(name)))
