@@ -221,6 +221,10 @@ class Keep(Table):
     monthly: Rule | None = Field(default=None, description="Default: as weekly.")
     manual: Rule | None = Field(default=None, description="Default: 30d; staging 14d; development 7d.")
 
+    def rule(self, tier: str) -> KeepRule | None:
+        """The rule of a tier; None where there is none."""
+        return {"daily": self.daily, "weekly": self.weekly, "monthly": self.monthly, "manual": self.manual}.get(tier)
+
 
 class Objectives(Table):
     """How fast a recovery must be, and how much data may be at risk: the target and the most that is acceptable."""
@@ -306,9 +310,14 @@ def _plain(value: Any) -> str:
 
 
 Option: TypeAlias = Annotated[
-    Annotated[SecretRef, Tag("reference")] | Annotated[str, BeforeValidator(_plain), Tag("plain")],
+    Annotated[SecretRef, Tag("reference")]
+    | Annotated[
+        str,
+        BeforeValidator(_plain),
+        WithJsonSchema({"type": ["string", "boolean", "number"]}),
+        Tag("plain"),
+    ],
     Discriminator(lambda value: "reference" if isinstance(value, (dict, SecretRef)) else "plain"),
-    WithJsonSchema({"anyOf": [{"type": ["string", "boolean", "number"]}, SecretRef.model_json_schema()]}),
 ]
 
 
@@ -459,12 +468,6 @@ class Policy(Table):
         return {name: self.keep(name) for name in self.environments}
 
 
-def rule(keep: Keep, tier: Tier) -> KeepRule | None:
-    """The rule of a tier."""
-    found: KeepRule | None = getattr(keep, tier)
-    return found
-
-
 __all__ = [
     "TIERS",
     "Check",
@@ -483,5 +486,4 @@ __all__ = [
     "Tier",
     "VaultKey",
     "VaultPolicy",
-    "rule",
 ]

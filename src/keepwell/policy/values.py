@@ -144,7 +144,9 @@ PackSize: TypeAlias = Annotated[
         }
     ),
 ]
-Name: TypeAlias = Annotated[str, AfterValidator(_name)]
+Name: TypeAlias = Annotated[
+    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})
+]
 Schedule: TypeAlias = Annotated[
     str,
     AfterValidator(_schedule),
