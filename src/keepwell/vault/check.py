@@ -226,7 +226,11 @@ class _Check:
             self.find(manifest, "is missing: the backup cannot be restored")
             self.report.affected.append(folder.rstrip("/"))
             return None
-        raw = store.get(manifest)
+        try:
+            raw = store.get(manifest)
+        except ObjectMissing:
+            self.report.notes.append(f"{manifest} went away while the check ran")
+            return None
         try:
             if backup is not None and checksum_of(raw) != backup.checksum:
                 raise Damaged("does not have the checksum that metadata.json says: it was altered or cut short")
@@ -239,7 +243,8 @@ class _Check:
             self.find(manifest, str(error))
             self.report.affected.append(folder.rstrip("/"))
             return None
-        return references
+        # What a backup needs that was never committed may be gone: a prune that took it made the commit fail.
+        return references if backup is not None else None
 
     def _portable(self, backup: Backup, files: set[str]) -> None:
         for file, expected in dict(backup.document.get("portable") or {}).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from keepwell.core.clock import iso
@@ -13,7 +13,7 @@ from keepwell.core.progress import Progress
 from keepwell.stores.base import ObjectInfo
 from keepwell.stores.probe import store_now
 from keepwell.vault import inventory
-from keepwell.vault.catalog import Backup
+from keepwell.vault.catalog import Backup, decode_metadata
 from keepwell.vault.documents import sign
 from keepwell.vault.index import MOST_PIECES, PackEntry, encode_index
 from keepwell.vault.inventory import Needed
@@ -49,7 +49,7 @@ class PruneReport:
     deleted_packs: int = 0
     deleted_bytes: int = 0
     spared_packs: int = 0
-    """Condemned packs that a later backup had begun to use: kept."""
+    """Condemned packs of which a later backup had begun to use something: that was moved before they were deleted."""
     waiting: list[dict[str, object]] = field(default_factory=list)
     """Marks whose grace time is not over, or whose objects a lock protects."""
 
@@ -79,14 +79,21 @@ def prune(
 
 def undo(vault: Vault) -> list[str]:
     """Takes back every mark whose sweep has not begun; returns the backups (folders) that are back."""
+    vault.config.require("delete")
     trash = vault.trash()
     back: list[str] = []
     for mark in trash.marks:
-        if _claim(vault, mark, _UNDO) == _UNDO:
-            vault.store.delete(mark.name)
-            vault.store.delete(mark.sweep)
-            back += mark.backups
+        claimed = _claim(vault, mark, _UNDO)
+        if claimed == _UNDO:
+            _end(vault, mark)
+        if claimed != _SWEEP:
+            # Where it was over before us, it may have been swept: what is there tells.
+            back += [folder for folder in mark.backups if _is_back(vault, folder + "metadata.json")]
     return back
+
+
+def _is_back(vault: Vault, metadata: str) -> bool:
+    return _there(vault, metadata) and not _given_up(vault, metadata)
 
 
 def _condemn(
@@ -110,6 +117,8 @@ def _condemn(
     for info in catalogue.uncommitted:
         if now - info.modified >= grace and (folder := _abandon(vault, info, now, report, dry_run=dry_run)):
             backups[folder] = report.abandoned[-1]
+    if report.abandoned and not dry_run:
+        vault.store.flush()  # no mark may name a backup that is not given up for good
     # Condemned backups of other marks may come back (undo): they count as long as they are there.
     needed = Needed()
     for info in inventory.manifests(vault.store):
@@ -138,7 +147,7 @@ def _condemn(
     stale = len(old_indexes) >= _MANY_INDEXES
     if dry_run or not (backups or condemned or sources or unindexed or stale):
         return
-    new = _move(vault, sources)
+    new = _move(vault, sources, _overtaken)
     gone = {e.pack for e in condemned} | {e.pack for e, _ in sources}
     indexes: list[str] = []
     if gone or stale or unindexed:
@@ -199,12 +208,20 @@ def _abandon(vault: Vault, info: ObjectInfo, now: dt.datetime, report: PruneRepo
     return folder
 
 
-def _move(vault: Vault, sources: list[tuple[PackEntry, list[int]]]) -> list[PackEntry]:
+def _move(
+    vault: Vault, sources: list[tuple[PackEntry, list[int]]], gone: Callable[[PackEntry], None]
+) -> list[PackEntry]:
+    """New packs with these frames. `gone` is told of a pack that another prune has deleted meanwhile."""
     new: list[PackEntry] = []
     repacker = Repacker(vault.keyring)
     for entry, rows in sources:
-        # Damage is not moved about: the whole pack must be what its name says.
-        repacker.add(entry, rows, inventory.whole_pack(vault, entry))
+        try:
+            # Damage is not moved about: the whole pack must be what its name says.
+            raw = inventory.whole_pack(vault, entry)
+        except ObjectMissing:
+            gone(entry)
+            continue
+        repacker.add(entry, rows, raw)
         if repacker.size >= PACK_SIZE:
             new.append(_store(vault, repacker))
             repacker = Repacker(vault.keyring)
@@ -212,6 +229,10 @@ def _move(vault: Vault, sources: list[tuple[PackEntry, list[int]]]) -> list[Pack
         new.append(_store(vault, repacker))
     vault.store.flush()
     return new
+
+
+def _overtaken(entry: PackEntry) -> None:
+    raise Busy(f"another prune has just deleted pack {entry.pack[:12]}…", hint="Nothing was lost. Run it again.")
 
 
 def _store(vault: Vault, repacker: Repacker) -> PackEntry:
@@ -235,7 +256,9 @@ def _write_index(vault: Vault, entries: list[PackEntry]) -> None:
 def _sweep_due(vault: Vault, now: dt.datetime, grace: dt.timedelta, report: PruneReport, progress: Progress) -> None:
     trash = vault.trash()
     for name in trash.stray_sweeps:
-        vault.store.delete(name)
+        # A listing is no snapshot: the mark may have been put, and its sweep begun, while it went on.
+        if not _there(vault, name.removesuffix(".sweep") + ".json"):
+            vault.store.delete(name)
     for mark in trash.marks:
         if now - mark.made >= grace or mark.id in trash.sweeping:
             progress.note(f"Deleting what was condemned at {iso(mark.made)}")
@@ -246,22 +269,51 @@ def _sweep_due(vault: Vault, now: dt.datetime, grace: dt.timedelta, report: Prun
 
 
 def _claim(vault: Vault, mark: Mark, purpose: bytes) -> bytes:
-    """What the mark's sweep is for: ours, or what was there first."""
+    """What the mark's sweep is for: ours, or what was there first; empty where it is over already."""
+    store = vault.store
     try:
-        vault.store.put(mark.sweep, purpose)
+        store.put(mark.sweep, purpose)
+        claimed = purpose
     except ObjectExists:
         try:
-            return vault.store.get(mark.sweep)
+            claimed = store.get(mark.sweep)
         except ObjectMissing:
-            raise Busy("another prune has just finished this sweep", hint="Run it again.") from None
+            return b""
+    # Another prune, or an undo, may have ended it between our look at the trash and now. The mark goes first, then the
+    # sweep: whoever finds both knows that nobody has ended it.
+    if not _there(vault, mark.name):
+        store.delete(mark.sweep)
+        return b""
+    store.flush()
+    return claimed
+
+
+def _there(vault: Vault, name: str) -> bool:
+    try:
+        vault.store.head(name)
+    except ObjectMissing:
+        return False
+    return True
+
+
+def _end(vault: Vault, mark: Mark) -> None:
+    """The mark goes first, for good: what it leaves is a sweep that means nothing."""
     vault.store.flush()
-    return purpose
+    vault.store.delete(mark.name)
+    vault.store.flush()
+    vault.store.delete(mark.sweep)
 
 
 def _sweep(vault: Vault, mark: Mark, report: PruneReport) -> None:
-    if _claim(vault, mark, _SWEEP) != _SWEEP:  # an undo that died
-        vault.store.delete(mark.name)
-        vault.store.delete(mark.sweep)
+    """Deletes all that the mark names. From the claim on its packs go for certain, whatever other prunes do.
+
+    What a manifest still needs of them is moved first. A pack is never taken back: another prune that sweeps the same
+    mark, or one that wakes up after a week, may be about to delete it.
+    """
+    claimed = _claim(vault, mark, _SWEEP)
+    if claimed != _SWEEP:
+        if claimed:  # an undo that died
+            _end(vault, mark)
         return
     store = vault.store
     condemned = vault.trash().packs() | set(mark.packs)
@@ -271,38 +323,64 @@ def _sweep(vault: Vault, mark: Mark, report: PruneReport) -> None:
         if info.name.removesuffix("manifest") not in mark.backups:
             needed.add(_references(vault, info))
     known, _ = inventory.entries(vault, there)
+    sources = _still_needed(mark, known, needed, condemned)
+    # A pack that is gone meanwhile was deleted by a sweep that, like this one, first moved what is needed.
+    new = _move(vault, sources, lambda _: None)
+    if new:
+        _write_index(vault, new)
     for folder in mark.backups:
         _delete_backup(vault, folder)
         report.deleted.append(folder.rstrip("/"))
-    spared: list[PackEntry] = []
+    report.spared_packs += len(sources)
     for sha256 in mark.packs:
-        if sha256 not in known:
+        if sha256 in known:
+            store.delete(pack_name(sha256))
+            report.deleted_packs += 1
+            report.deleted_bytes += known[sha256].size
+    for name in mark.indexes:
+        store.delete(name)
+    _end(vault, mark)
+
+
+def _still_needed(
+    mark: Mark, known: dict[str, PackEntry], needed: Needed, condemned: frozenset[str]
+) -> list[tuple[PackEntry, list[int]]]:
+    """The mark's packs that hold frames which are needed and which no pack provides that stays."""
+    sources: list[tuple[PackEntry, list[int]]] = []
+    taken: dict[bytes, set[int]] = {}
+    for sha256 in mark.packs:
+        entry = known.get(sha256)
+        if entry is None:
             continue
-        entry = known[sha256]
-        wanted = inventory.numbers(entry, needed.rows(entry))
+        rows = needed.rows(entry)
+        wanted = inventory.numbers(entry, rows)
         for other in known.values():
             if wanted and other.pack not in condemned:
                 inventory.provided(wanted, other)
-        if wanted:
-            spared.append(entry)
-            report.spared_packs += 1
-        else:
-            store.delete(pack_name(sha256))
-            report.deleted_packs += 1
-            report.deleted_bytes += entry.size
-    if spared:
-        _write_index(vault, spared)
-    for name in mark.indexes:
-        store.delete(name)
-    store.flush()
-    store.delete(mark.name)
-    store.flush()
-    store.delete(mark.sweep)
+        kept = []
+        for birth, frames in entry.births():
+            numbers = wanted.get(birth, set())
+            kept += [row for row in rows if frames.start <= row < frames.stop and int(entry.number[row]) in numbers]
+        if kept := _first_time(entry, kept, taken):
+            sources.append((entry, kept))
+    return sources
 
 
 def _delete_backup(vault: Vault, folder: str) -> None:
-    """`metadata.json` first: a backup that is half gone must not be listed."""
+    """`metadata.json` first: a backup that is half gone must not be listed.
+
+    That of a backup that was given up goes last: while it is there its writer, should it wake up, cannot commit.
+    """
+    metadata = folder + "metadata.json"
+    last = _given_up(vault, metadata)
     names = [info.name for info in vault.store.list(folder)]
-    for name in sorted(names, key=lambda n: (not n.endswith("/metadata.json"), n.endswith("/manifest"), n)):
+    for name in sorted(names, key=lambda n: ((n == metadata) == last, n.endswith("/manifest"), n)):
         vault.store.delete(name)
         vault.forget(name)
+
+
+def _given_up(vault: Vault, metadata: str) -> bool:
+    try:
+        return decode_metadata(vault.keyring, metadata, vault.store.get(metadata)).status == "abandoned"
+    except (ObjectMissing, Damaged):
+        return False

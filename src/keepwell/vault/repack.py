@@ -7,16 +7,20 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from keepwell.core.errors import Damaged
 from keepwell.keys.keyring import Keyring
 from keepwell.vault.index import PackEntry, Section
 from keepwell.vault.pack import MAGIC, append_trailer, sections
+
+SECTION = struct.Struct("<16sI")
+"""What stands before each sealed key in a pack's head."""
 
 
 @dataclass
 class _Birth:
     sealed: bytes
     number: list[int] = field(default_factory=list)
-    frames: list[memoryview] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
     ids: list[list[bytes]] = field(default_factory=list)
 
 
@@ -30,18 +34,24 @@ class Repacker:
 
     def add(self, entry: PackEntry, rows: list[int], raw: bytes) -> None:
         """Frames of one whole, verified pack."""
-        keys = dict(sections(raw, what=f"pack {entry.pack}"))
-        view = memoryview(raw)
+        what = f"pack {entry.pack}"
+        keys = dict(sections(raw, what=what))
         begins = [0, *entry.pieces.cumsum().tolist()]
         for birth, frames in entry.births():
             mine = [row for row in rows if frames.start <= row < frames.stop]
             if not mine:
                 continue
-            held = self._births.setdefault(birth, _Birth(keys[birth]))
+            if birth not in keys:
+                raise Damaged(f"{what} does not hold the section that its index entry names")
+            if birth not in self._births:
+                self._births[birth] = _Birth(keys[birth])
+                self.size += SECTION.size + len(keys[birth])
+            held = self._births[birth]
             for row in mine:
                 offset, length = int(entry.offset[row]), int(entry.length[row])
                 held.number.append(int(entry.number[row]))
-                held.frames.append(view[offset : offset + length])
+                # A copy: a view would keep all of a mostly dead pack in memory.
+                held.frames.append(raw[offset : offset + length])
                 held.ids.append([entry.ids[16 * i : 16 * i + 16] for i in range(begins[row], begins[row + 1])])
                 self.size += length
 
@@ -49,7 +59,7 @@ class Repacker:
         """The object and its index entry."""
         head = struct.pack("<4sBBH", MAGIC, 1, 0, len(self._births))
         for birth, held in self._births.items():
-            head += birth + struct.pack("<I", len(held.sealed)) + held.sealed
+            head += SECTION.pack(birth, len(held.sealed)) + held.sealed
         buffer = bytearray(head)
         number, offset, length, pieces, ids = [], [], [], [], []
         for name, frame, found in self._ordered():
@@ -65,6 +75,6 @@ class Repacker:
         view = memoryview(buffer)[:end]
         return view, entry.named(hashlib.sha256(view).hexdigest(), end)
 
-    def _ordered(self) -> Iterator[tuple[int, memoryview, list[bytes]]]:
+    def _ordered(self) -> Iterator[tuple[int, bytes, list[bytes]]]:
         for held in self._births.values():
             yield from sorted(zip(held.number, held.frames, held.ids, strict=True), key=lambda frame: frame[0])
