@@ -71,8 +71,12 @@ def find(start: Path | None = None, *, explicit: Path | None = None, environ: Ma
 
 def load(path: Path) -> LoadedPolicy:
     """Raises PolicyError: its text has every problem, each as `keepwell.toml:LINE: key.path: what is wrong`."""
+    return parse(_read(path), path)
+
+
+def parse(text: str, path: Path) -> LoadedPolicy:
+    """As `load`, of a text that is not yet in the file `path`."""
     path = path.absolute()
-    text = _read(path)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
