@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ from keepwell.core.errors import Busy, ObjectExists, ObjectMissing, UsageError
 from keepwell.core.streams import Cut, Facts, Json, StreamWriter
 from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
+from keepwell.vault.attachments import Attachment, put_attachment, read_attachment
 from keepwell.vault.catalog import Backup, checksum_of, decode_metadata
 from keepwell.vault.documents import sign
 from keepwell.vault.index import MOST_PIECES, FrameTable, PackEntry, PieceTable, encode_index
@@ -85,6 +87,7 @@ class Session:
         self._stored_index = 0
         self._sources: dict[str, SourceSink] = {}
         self._outcomes: dict[str, dict[str, Json]] = {}
+        self._attachments: list[Attachment] = []
 
     def __enter__(self) -> Self:
         return self
@@ -102,10 +105,13 @@ class Session:
 
     def done(self, source: str, facts: Facts) -> None:
         """The source was captured whole."""
+        self._check_closed(source)
+        self._outcomes[source] = {"status": "complete", "facts": facts}
+
+    def _check_closed(self, source: str) -> None:
         for stream in self._sources[source].streams:
             if not stream.closed:
                 raise ValueError(f"stream {stream.name!r} of {source} was not closed")
-        self._outcomes[source] = {"status": "complete", "facts": facts}
 
     def failed(self, source: str, error: str) -> None:
         """The source could not be captured: its streams are left out, and the backup will be incomplete."""
@@ -115,8 +121,22 @@ class Session:
         sink.streams = []
         self._outcomes[source] = {"status": "failed", "error": error, "facts": {}}
 
+    def skipped(self, source: str) -> None:
+        """The environment has this source and nobody asked for it: without it the backup is incomplete."""
+        self._outcomes[source] = {"status": "skipped", "facts": {}}
+
+    def attach(self, source: str, name: str, path: Path) -> None:
+        """A portable copy of the source, to be stored as `name` beside the backup: as it is, not encrypted.
+
+        The file must stay there until `commit`. Raises ValueError where the backup has an object of that name.
+        """
+        if any(a.name == name for a in self._attachments):
+            raise ValueError(f"{name!r} was attached twice")
+        self._attachments.append(read_attachment(source, name, path))
+
     def commit(self, *, database: str, host: str, seconds: float) -> Backup:
-        """Stores what is left, then the index, the manifest, and `metadata.json`: with it the backup exists.
+        """Stores what is left, then the index, the manifest, copies that were attached, and `metadata.json`: with it
+        the backup exists.
 
         Raises Busy where a prune is deleting what the backup wanted to share, and the StoreError family.
         """
@@ -124,12 +144,27 @@ class Session:
             raise ValueError(f"sources without outcome: {sorted(missing)}")
         if not any(o["status"] == "complete" for o in self._outcomes.values()):
             raise UsageError("a backup in which every source failed is not committed")
+        for source in self._sources:
+            self._check_closed(source)
         self._packer.finish()
         self._store.flush()
         self._unindexed += self._packer.take_entries()
         self._write_index()
         manifest = self._manifest()
         name, raw = self._put_manifest(manifest)
+        # After the manifest: what a crash leaves in this folder is then deleted with the abandoned backup.
+        attached = [n for a in self._attachments for n in put_attachment(self._store, self.id.folder(self.tier), a)]
+        try:
+            return self._commit(name, raw, manifest, database=database, host=host, seconds=seconds)
+        except Busy:
+            # A prune that gave this backup up may have emptied its folder before the last copy came.
+            for extra in attached:
+                self._store.delete(extra)
+            raise
+
+    def _commit(
+        self, name: str, raw: bytes, manifest: Manifest, *, database: str, host: str, seconds: float
+    ) -> Backup:
         self._store.flush()
         self._verify_packs(manifest)
         metadata = self._metadata(raw, database=database, host=host, seconds=seconds)
@@ -179,6 +214,8 @@ class Session:
         builders = [stream for sink in self._sources.values() for stream in sink.streams]
         rows, first, count, size, checks = as_columns(builders)
         home, number, offset, length = self.desk.frames.columns(rows)
+        if not length.all():  # never commit what cannot be restored, whatever went wrong before
+            raise RuntimeError("a frame that the backup needs was never stored")
         used, place = np.unique(home, return_inverse=True)
         whole = Extents(place.astype("<u4"), number, offset, length, first, count, size, checks)
         streams, at = [], 0
@@ -223,7 +260,7 @@ class Session:
                     f"a prune is deleting pack {pack[:12]}…, which this backup wanted to share",
                     hint="Run the backup again: it will store that data anew.",
                 )
-            if there.get(pack_name(pack)) != self._known.get(pack):
+            if pack not in self._known or there.get(pack_name(pack)) != self._known[pack]:
                 raise Busy(
                     f"pack {pack[:12]}… went away while the backup ran",
                     hint="A prune elsewhere deleted it. Run the backup again: it will store that data anew. If it happens "
@@ -232,7 +269,8 @@ class Session:
 
     def _metadata(self, manifest: bytes, *, database: str, host: str, seconds: float) -> dict[str, Json]:
         stored = self._packer.stored + self._stored_index + len(manifest)
-        return {
+        stored += sum(attachment.size for attachment in self._attachments)
+        document: dict[str, Json] = {
             "backup": str(self.id),
             "environment": self.id.environment,
             "tier": self.tier,
@@ -256,3 +294,9 @@ class Session:
             "host": host,
             "previous": self._previous,
         }
+        if self._attachments:
+            document["portable"] = {
+                a.name: {"source": a.source, "size": a.size, "sha256": a.sha256, "parts": a.parts}
+                for a in self._attachments
+            }
+        return document

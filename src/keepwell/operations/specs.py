@@ -1,0 +1,46 @@
+"""From a source of the policy to what its package captures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from keepwell.core.errors import SourceError
+from keepwell.core.secrets import Secret
+from keepwell.core.streams import Facts
+from keepwell.policy.load import LoadedPolicy
+from keepwell.policy.models import FilesSource, PostgresSource, Source, SqliteSource
+
+
+def spec_of(loaded: LoadedPolicy, name: str, source: Source) -> Any:
+    """What to capture. Raises SourceError where the URL of a database cannot be had."""
+    if isinstance(source, PostgresSource):
+        from keepwell.sources import postgres
+
+        return postgres.Spec(source.url.resolve(loaded.base, what=f"the URL of source {name}", error=SourceError))
+    if isinstance(source, SqliteSource):
+        from keepwell.sources import sqlite
+
+        return sqlite.Spec(source.path)
+    from keepwell.sources import files
+
+    assert isinstance(source, FilesSource)
+    return files.Spec(source.path, source.exclude)
+
+
+def spec_for_proof(facts: Facts) -> Any:
+    """The same without a place: a restored source is captured where it was restored to.
+
+    A machine that proves backups needs neither the policy's secrets nor its paths.
+    """
+    if facts["type"] == "postgres":
+        from keepwell.sources import postgres
+
+        return postgres.Spec(Secret(""))
+    if facts["type"] == "sqlite":
+        from keepwell.sources import sqlite
+
+        return sqlite.Spec(Path())
+    from keepwell.sources import files
+
+    return files.Spec(Path())
