@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - all SQL here is made of constants
 """What a database says of itself: its tables, objects, roles and settings. All within one snapshot."""
 
 from __future__ import annotations
@@ -132,15 +133,21 @@ def objects(connection: Connection) -> dict[str, list[str]]:
     """Names of what the dump holds besides rows, by kind, sorted. Extensions' own members are left out."""
     # regclass and its kin print the schema only where it is not on the path.
     connection.execute("SET LOCAL search_path = ''")
-    return {
-        kind: sorted(name for (name,) in connection.execute(query).fetchall())  # type: ignore[arg-type]
-        for kind, query in _OBJECTS.items()
-    }
+    return {kind: sorted(name for (name,) in connection.execute(query).fetchall()) for kind, query in _OBJECTS.items()}
 
 
 def roles(connection: Connection) -> list[str]:
     """Names of the roles that own something here or are granted something, and of the bootstrap superuser."""
     return [name for (name,) in connection.execute(_ROLES).fetchall()]
+
+
+def sequences(connection: Connection) -> dict[str, int]:
+    """Oids of the sequences, by name as pg_dump writes it."""
+    rows = connection.execute(
+        "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.oid::bigint FROM pg_class c "
+        f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'S' AND {_SCHEMAS}"
+    ).fetchall()
+    return dict(rows)
 
 
 def describe(connection: Connection) -> dict[str, Any]:
@@ -150,7 +157,7 @@ def describe(connection: Connection) -> dict[str, Any]:
     provider = "datlocprovider::text" if version >= 150000 else "'c'"
     locale = "datlocale" if version >= 170000 else "daticulocale" if version >= 150000 else "NULL::text"
     row = connection.execute(
-        f"SELECT pg_encoding_to_char(encoding), datcollate, datctype, {provider}, {locale}, "  # type: ignore[arg-type] # noqa: S608
+        f"SELECT pg_encoding_to_char(encoding), datcollate, datctype, {provider}, {locale}, "
         "pg_get_userbyid(datdba), pg_database_size(oid), shobj_description(oid, 'pg_database'), "
         "current_setting('server_version'), current_setting('lc_monetary') "
         "FROM pg_database WHERE datname = current_database()"
@@ -190,7 +197,7 @@ def invalid_indexes(connection: Connection) -> list[str]:
     rows = connection.execute(
         "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_index i "
         "JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid "
-        f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT i.indisvalid AND t.relkind <> 'p' AND {_SCHEMAS} ORDER BY 1"  # type: ignore[arg-type] # noqa: S608
+        f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT i.indisvalid AND t.relkind <> 'p' AND {_SCHEMAS} ORDER BY 1"
     ).fetchall()
     return [name for (name,) in rows]
 
@@ -199,7 +206,7 @@ def unvalidated(connection: Connection) -> list[str]:
     """Constraints that were added NOT VALID: existing rows may break them."""
     rows = connection.execute(
         "SELECT quote_ident(o.conname) || ' on ' || o.conrelid::regclass FROM pg_constraint o "
-        f"JOIN pg_namespace n ON n.oid = o.connamespace WHERE NOT o.convalidated AND o.conrelid <> 0 AND {_SCHEMAS} ORDER BY 1"  # type: ignore[arg-type] # noqa: S608
+        f"JOIN pg_namespace n ON n.oid = o.connamespace WHERE NOT o.convalidated AND o.conrelid <> 0 AND {_SCHEMAS} ORDER BY 1"
     ).fetchall()
     return [name for (name,) in rows]
 

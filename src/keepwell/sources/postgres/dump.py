@@ -272,6 +272,7 @@ class _Dump:
             facts["roles"] = catalog.roles(connection)
             facts["invalid_indexes"] = catalog.invalid_indexes(connection)
             facts["unvalidated"] = catalog.unvalidated(connection)
+            facts["sequence_oids"] = catalog.sequences(connection)
             facts["objects"] = catalog.objects(connection)
         return facts
 
@@ -306,6 +307,7 @@ class _Dump:
                     "columns": [column.decode(errors="backslashreplace") for column in block.columns],
                     "oid": table.oid,
                 } | ({"extension": table.extension} if table.extension else {})
+        oids = facts.pop("sequence_oids")
         rest = self.lanes[-1].parser.rest
         ours = [table for table in self.moment.tables if table.kind == "r" and not table.extension]
         if missing := sorted(table.key for table in ours if table.key not in found):
@@ -321,7 +323,7 @@ class _Dump:
             "dump_version": self.programs.version,
             "tables": dict(sorted(found.items())),
             "partitioned": partitions(self.moment.tables),
-            "sequences": sequences,
+            "sequences": {name: [*stand, oids.get(name, 0)] for name, stand in sorted(sequences.items())},
             "large_objects": {
                 "count": rest.objects,
                 "bytes": rest.object_bytes,
@@ -355,20 +357,24 @@ def distribute(tables: list[Table], sizes: dict[int, int], jobs: int, big: int) 
     return [lane for lane in lanes[:-1] if lane]
 
 
-def partitions(tables: list[Table]) -> dict[str, list[str]]:
-    """The tables with rows below each partitioned table, on all levels."""
+def partitions(tables: list[Table]) -> dict[str, dict[str, Any]]:
+    """Of each partitioned table: its oid, and the tables below it on all levels, with rows or partitioned again."""
     children: dict[str, list[Table]] = {}
     for table in tables:
         if table.parent:
             children.setdefault(table.parent, []).append(table)
 
-    def below(key: str) -> list[str]:
+    def below(key: str, kind: str) -> list[str]:
         found: list[str] = []
         for child in children.get(key, []):
-            found += below(child.key) if child.kind == "p" else [child.key]
-        return found
+            found += ([child.key] if child.kind == kind else []) + below(child.key, kind)
+        return sorted(found)
 
-    return {table.key: sorted(below(table.key)) for table in tables if table.kind == "p"}
+    return {
+        table.key: {"oid": table.oid, "tables": below(table.key, "r"), "partitioned": below(table.key, "p")}
+        for table in tables
+        if table.kind == "p"
+    }
 
 
 def _readable(program: Program) -> bool:

@@ -70,7 +70,7 @@ def count_rows(target: Target, facts: Facts) -> dict[str, int]:
         for name in facts["tables"]:
             if table := there.get(name):
                 query = f"SELECT count(*) FROM ONLY {table.key} {conditions.get(table.oid, '')}"  # noqa: S608 - names from the catalog
-                row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+                row = connection.execute(query).fetchone()
                 counts[name] = row[0] if row else 0
     return counts
 
@@ -84,7 +84,7 @@ def query(target: Target, sql: str) -> Any:
         connection.execute("BEGIN READ ONLY")
         try:
             with connection.cursor() as cursor:
-                cursor.execute(sql)  # type: ignore[arg-type]
+                cursor.execute(sql)
                 row = cursor.fetchone() if cursor.description else None
         except psycopg.Error as error:
             raise SourceError(
@@ -99,14 +99,15 @@ def query(target: Target, sql: str) -> Any:
 
 def compare(then: Facts, now: Facts) -> list[Finding]:
     """Facts at backup time against facts of the restored database: rows and digest of every table, sequences, large
-    objects, objects, and, where server and pg_dump are of one version, the text of the schema."""
+    objects, objects, and, where server and pg_dump are of one version, the text of the schema.
+    """
     findings = []
     for name in sorted(then["tables"].keys() | now["tables"].keys()):
         findings += _compare_table(name, then["tables"].get(name), now["tables"].get(name))
     for name in sorted(then["sequences"].keys() | now["sequences"].keys()):
-        was, is_ = then["sequences"].get(name), now["sequences"].get(name)
+        was, is_ = _stand(then["sequences"].get(name)), _stand(now["sequences"].get(name))
         if was != is_:
-            findings.append(Finding(name, f"the sequence stands at {_stand(is_)}; it stood at {_stand(was)}"))
+            findings.append(Finding(name, f"the sequence stands at {is_}; it stood at {was}"))
     findings += _compare_large_objects(then["large_objects"], now["large_objects"])
     findings += compare_objects(then["objects"], now["objects"])
     if same_version(then, now):
@@ -187,7 +188,8 @@ def _check_heaps(connection: Connection, schema: str, context: Context) -> list[
     for oid, name in connection.execute(_HEAPS).fetchall():
         _stop_if_cancelled(context)
         problem, rows = _attempt(
-            connection, f"SELECT blkno, offnum, msg FROM {schema}.verify_heapam({oid}) LIMIT {_MOST_PROBLEMS}"
+            connection,
+            f"SELECT blkno, offnum, msg FROM {schema}.verify_heapam({oid}) LIMIT {_MOST_PROBLEMS}",  # noqa: S608 - a name from the catalog
         )
         findings += [Finding(name, f"the table is damaged: {problem}")] if problem else []
         findings += [Finding(name, f"the table is damaged at block {b}, row {o}: {message}") for b, o, message in rows]
@@ -210,7 +212,7 @@ def _attempt(connection: Connection, sql: str) -> tuple[str, list[tuple[Any, ...
 
     connection.execute("SAVEPOINT attempt")
     try:
-        rows = connection.execute(sql).fetchall()  # type: ignore[arg-type]
+        rows = connection.execute(sql).fetchall()
     except psycopg.Error as error:
         if connection.closed:
             raise

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from keepwell.core.errors import Interrupted, ProofFailed, SourceError
 from keepwell.core.streams import Context, Facts, Streams
 from keepwell.sources.base import RestoreReport
 from keepwell.sources.postgres import archive, place
 from keepwell.sources.postgres.archive import Entry
-from keepwell.sources.postgres.connection import Address, Connection, connect, connected, one_line, parse, server_errors
+from keepwell.sources.postgres.connection import Connection, connect, connected, one_line, parse, server_errors
 from keepwell.sources.postgres.dump import POST_DATA, PRE_DATA, REST
 from keepwell.sources.postgres.process import Program, last_lines
-from keepwell.sources.postgres.programs import Programs, clients
+from keepwell.sources.postgres.programs import clients
 from keepwell.sources.postgres.rights import Rights
 from keepwell.sources.postgres.script import is_setting, statement_end
 from keepwell.sources.postgres.spec import Target
@@ -118,7 +118,7 @@ class Restore:
         """Sets these sequences to where they were."""
         with connected(self.address, self._options) as connection:
             for name in names:
-                last, called = self.facts["sequences"][name]
+                last, called, _ = self.facts["sequences"][name]
                 connection.execute("SELECT pg_catalog.setval(%s::regclass, %s, %s)", (name, last, called))
 
     def keys(self) -> None:
@@ -153,7 +153,7 @@ class Restore:
             self._side_by_side([lambda c, n=name: self._analyze(c, n) for (name,) in names])  # type: ignore[misc]
 
     def _analyze(self, connection: Connection, name: str) -> None:
-        connection.execute(f"ANALYZE {name}")  # type: ignore[arg-type]
+        connection.execute(f"ANALYZE {name}")
 
     def close(self) -> None:
         if connection := self.__dict__.get("rights_connection"):
@@ -213,7 +213,8 @@ class Restore:
 
     def _copy(self, connection: Connection, names: list[str]) -> None:
         """One transaction: the tables are emptied in it, so that PostgreSQL neither logs the rows (where it need not),
-        nor fills gaps: the rows lie in the order of the backup, and a later dump has the same digest."""
+        nor fills gaps: the rows lie in the order of the backup, and a later dump has the same digest.
+        """
         task = "rows"
         with connection.transaction():
             for name in names:
@@ -222,7 +223,7 @@ class Restore:
                 statement, rows = _split(blocks, table["bytes"])
                 fresh = "extension" not in table and name in self._truncatable
                 if fresh:
-                    connection.execute(f"TRUNCATE ONLY {name}")  # type: ignore[arg-type]
+                    connection.execute(f"TRUNCATE ONLY {name}")
                 query = statement.rstrip()[:-1] + (b" WITH (FREEZE true)" if fresh else b"")
                 with connection.cursor() as cursor:
                     with cursor.copy(query) as copy:
@@ -349,7 +350,7 @@ def _execute(connection: Connection, held: list[bytes]) -> None:
 
 
 def _set_encoding(connection: Connection, facts: Facts) -> None:
-    connection.execute(f"SET client_encoding = '{facts['encoding']}'")  # type: ignore[arg-type]
+    connection.execute(f"SET client_encoding = '{facts['encoding']}'")
 
 
 def _ended(program: Program) -> bool:

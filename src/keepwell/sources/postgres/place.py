@@ -127,10 +127,8 @@ def _create(facts: Facts, connection: Connection, address: Address) -> list[str]
         else:
             if number:
                 locale = facts["locale"]["locale"] or facts["locale"]["collate"]
-                return [
-                    f"the server here does not have the locale {locale} of the backup ({failed}); text is sorted by the "
-                    "rules of another"
-                ]
+                other = f"the server here does not have the locale {locale} of the backup ({failed})"
+                return [f"{other}; text is sorted by the rules of another"]
             break
     return []
 

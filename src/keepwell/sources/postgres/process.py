@@ -21,14 +21,14 @@ _SET_PIPE_SIZE = getattr(fcntl, "F_SETPIPE_SZ", None)  # Linux only
 class Program:
     """One running program whose output is read. Close it always: that kills it where it still runs."""
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str], *, stdin: int | IO[bytes] | None = None):
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
         # A file and not a pipe: nobody has to read it meanwhile for the program to go on.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self.name = Path(arguments[0]).name
         try:
             self.process = subprocess.Popen(
                 arguments,
-                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
                 env=environment,

@@ -57,7 +57,7 @@ def clients(major: int, address: Address | None = None, own: Path | None = None)
 
 
 def servers(major: int) -> Programs:
-    """postgres and initdb of this major version, else of the nearest newer one. Raises ProgramMissing."""
+    """Programs with postgres and initdb of this major version, else of the nearest newer one. Raises ProgramMissing."""
     found = [p for p in _candidates((*SERVER, *CLIENT)) if p.major >= major]
     if not found:
         raise ProgramMissing(

@@ -1,7 +1,7 @@
-"""Reading the text that pg_dump writes for `--section=data` while it flows by.
+r"""Reading the text that pg_dump writes for `--section=data` while it flows by.
 
 The text is SQL statements, comments, psql commands and COPY blocks: `COPY table (columns) FROM stdin;`, a line per
-row, and a line `\\.`. Inside a block only its end is looked for; outside, statements are told apart by their quotes,
+row, and a line `\.`. Inside a block only its end is looked for; outside, statements are told apart by their quotes,
 so that nothing in a name, a string or a comment is taken for anything else.
 """
 

@@ -11,7 +11,7 @@ from keepwell.sources.postgres.catalog import Table, tables
 from keepwell.sources.postgres.connection import Address, Connection, connect, require_session, server_errors
 
 
-class Changed(Exception):  # noqa: N818 - not an error of the user's: caught, and tried again
+class Changed(Exception):
     """Tables were dropped or altered between looking and locking."""
 
 
@@ -63,4 +63,4 @@ def held(address: Address, lock_seconds: int) -> Iterator[Held]:
 def _lock(connection: Connection, wanted: list[Table]) -> None:
     # A table that may not be read cannot be locked either; pg_dump says so better than we could.
     if names := ", ".join(f"ONLY {table.key}" for table in wanted if table.readable):
-        connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")  # type: ignore[arg-type]
+        connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
