@@ -8,8 +8,9 @@ import typer
 
 from keepwell.cli.output import Output
 from keepwell.cli.session import Session
+from keepwell.cli.words import many, span
 from keepwell.core.errors import UsageError
-from keepwell.core.units import show_duration, show_size
+from keepwell.core.units import show_size
 
 if TYPE_CHECKING:
     from keepwell.policy.load import LoadedPolicy
@@ -45,7 +46,7 @@ def run(
     document = result.json()
     session.output.document(document)
     _tell(session.output, document)
-    return 0 if document["status"] == "complete" else INCOMPLETE
+    return 0 if result.clean else INCOMPLETE
 
 
 def the_environment(loaded: LoadedPolicy, given: str | None) -> str:
@@ -64,21 +65,31 @@ def _tell(output: Output, document: dict[str, Any]) -> None:
     for name, source in document["sources"].items():
         tables = source.get("tables") or {}
         lines = sum(table["rows"] for table in tables.values())
-        what = f"{len(tables):,} tables, {lines:,} rows" if tables else ""
-        if source["status"] != "complete":
-            what = str(source.get("error") or "")
+        what = f"{many(len(tables), 'table')}, {many(lines, 'row')}" if tables else ""
+        if source["status"] == "failed":
+            what = str(source["error"])
+        elif source["status"] == "skipped":
+            what = "not asked for"
         rows.append([f"  {name}", source["status"], show_size(source["bytes"]), what])
         for text in source.get("warnings", []):
             output.warn(f"{name}: {text}")
     sizes = document["bytes"]
-    if document["status"] == "complete":
-        output.done(f"Backed up {output.style(document['backup'], 'bold')} ({document['tier']}).")
-    else:
+    failed = any(source["status"] == "failed" for source in document["sources"].values())
+    for text in document["warnings"]:
+        output.warn(text)
+    if failed:
         output.warn(f"{document['backup']} is incomplete: a source failed. The others are safe.")
+    else:
+        output.done(f"Backed up {output.style(document['backup'], 'bold')} ({document['tier']}).")
     if not output.quiet:
         output.table(["  SOURCE", "STATUS", "SIZE", ""], rows, right=(2,))
     output.done(
         f"  {show_size(sizes['read'])} read, {show_size(sizes['new'])} new, {show_size(sizes['stored'])} stored, "
-        f"in {show_duration(float(document['seconds']))}"
+        f"in {span(float(document['seconds']))}"
     )
-    output.done(f"Prove it: keepwell verify {document['backup']}")
+    if document["status"] == "complete":
+        output.done(f"Prove it: keepwell verify {document['backup']}")
+    elif failed:
+        output.remind("  → Mend what failed and back up again: an incomplete backup never counts as proven.")
+    else:
+        output.done("It is only a part of the environment, marked incomplete: it never counts as proven.")

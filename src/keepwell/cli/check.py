@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from keepwell.cli.session import Session
+from keepwell.cli.words import many, span
 from keepwell.core.errors import UsageError
-from keepwell.core.units import show_duration, show_size
+from keepwell.core.units import show_size
 
 _DEPTH = {
     "structure": "the structure",
@@ -46,17 +47,17 @@ def run(
     for note in report.notes:
         output.note(note)
     read = f", {show_size(report.bytes_read)} read" if report.bytes_read else ""
-    looked = f"{report.backups:,} backups, {report.packs:,} packs, {report.objects:,} objects{read}"
+    looked = f"{many(report.backups, 'backup')}, {many(report.packs, 'pack')}, {many(report.objects, 'object')}{read}"
     if result.passed:
         part = f" (part {report.share})" if report.share else ""
-        output.done(f"The vault is whole: {looked}, in {show_duration(result.seconds)}.")
+        output.done(f"The vault is whole: {looked}, in {span(result.seconds)}.")
         output.done(f"  Looked at {_DEPTH.get(report.depth, report.depth)}{part}.")
         return 0
     if report.affected:
         output.say("These backups cannot be restored whole:")
         for backup in report.affected:
             output.say(f"  {backup}")
-    output.say(f"{len(report.findings):,} findings in {looked}.")
+    output.say(f"{many(len(report.findings), 'finding')} in {looked}.")
     output.say(
         "  → All other backups are safe. Put what is lost back from a copy of the vault, and take a new backup now."
     )

@@ -10,7 +10,8 @@ import typer
 
 from keepwell.cli.output import Output
 from keepwell.cli.session import Session
-from keepwell.core.units import show_duration, show_size
+from keepwell.cli.words import span
+from keepwell.core.units import show_size
 
 if TYPE_CHECKING:
     from keepwell.demo.story import DemoResult
@@ -55,7 +56,7 @@ def _tell(output: Output, result: DemoResult) -> None:
                 backup["backup"],
                 show_size(backup["bytes"]["read"]),
                 show_size(backup["bytes"]["stored"]),
-                show_duration(float(backup["seconds"])),
+                span(float(backup["seconds"])),
             ]
             for backup in result.backups
         ],
@@ -68,9 +69,7 @@ def _tell(output: Output, result: DemoResult) -> None:
         right=(1,),
     )
     output.say()
-    output.say(
-        f"Recovered in {show_duration(result.recovery_seconds)}; the whole story took {show_duration(result.seconds)}."
-    )
+    output.say(f"Recovered in {span(result.recovery_seconds)}; the whole story took {span(result.seconds)}.")
     output.say("Explore it:")
     output.say(f"  cd {result.folder}")
     output.say("  keepwell list")

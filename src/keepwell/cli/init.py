@@ -15,8 +15,9 @@ from keepwell.cli.session import Session
 from keepwell.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from keepwell.operations.draft import Draft
+    from keepwell.operations.draft import SourceType
     from keepwell.operations.init import InitResult
+    from keepwell.policy.template import Answers
 
 
 def run(
@@ -69,10 +70,10 @@ def run(
     else:
         if not yes and not ask.at_terminal():
             _refuse_to_guess(store, [postgres_env, sqlite, files])
-        draft = _draft(
+        answers = _answers(
             session, path, project, store, passphrase_env, environment, postgres_env, sqlite, files, ask=not yes
         )
-        _write(session.output, path, draft, confirm=not yes)
+        _write(session.output, path, answers, confirm=not yes)
     _make(session, path, written=not exists)
 
 
@@ -108,7 +109,7 @@ def _confirm(text: str) -> None:
         raise UsageError("not confirmed", hint="Nothing was written.")
 
 
-def _draft(
+def _answers(
     session: Session,
     path: Path,
     project: str | None,
@@ -120,8 +121,9 @@ def _draft(
     files: list[Path] | None,
     *,
     ask: bool,
-) -> Draft:
-    from keepwell.operations.draft import Draft, DraftSource, slug
+) -> Answers:
+    from keepwell.operations.draft import environment_of, slug
+    from keepwell.policy.template import Answers
 
     folder = path.absolute().parent
 
@@ -144,18 +146,17 @@ def _draft(
         uploads = _question("Which folder of files? (empty: none)")
         postgres_env = [variable] if variable else []
         sqlite, files = [Path(database)] if database else [], [Path(uploads)] if uploads else []
-    sources = [DraftSource("postgres", name) for name in postgres_env or []]
-    sources += [DraftSource("sqlite", _beside(place, folder)) for place in sqlite or []]
-    sources += [DraftSource("files", _beside(place, folder)) for place in files or []]
+    sources: list[tuple[SourceType, str]] = [("postgres", name) for name in postgres_env or []]
+    sources += [("sqlite", _beside(place, folder)) for place in sqlite or []]
+    sources += [("files", _beside(place, folder)) for place in files or []]
     if not sources:
         raise UsageError(
             "it is not said what to protect", hint="Give --postgres-env NAME, --sqlite PATH or --files PATH."
         )
-    return Draft(
+    return Answers(
         project,
         _address(store),
-        environment,
-        tuple(sources),
+        (environment_of(environment, sources),),
         _beside(Path(key), folder) if key else None,
         passphrase_env,
     )
@@ -182,16 +183,16 @@ def _address(store: str) -> str:
     return store if "://" in store else "file://" + quote(str(Path(store).expanduser().absolute()))
 
 
-def _write(output: Output, path: Path, draft: Draft, *, confirm: bool) -> None:
-    from keepwell.operations.draft import names
+def _write(output: Output, path: Path, answers: Answers, *, confirm: bool) -> None:
     from keepwell.operations.init import write_policy
 
     if confirm:
-        output.remind(f"{path}: {draft.environment} of {draft.project}, into {draft.store}")
-        for name, source in zip(names(draft.sources), draft.sources, strict=True):
-            output.remind(f"  {name}: {source.type} {source.at}")
+        for environment in answers.environments:
+            output.remind(f"{path}: {environment.name} of {answers.project}, into {answers.store}")
+            for source in environment.sources:
+                output.remind(f"  {source.name}: {source.type} {source.at}")
         _confirm("Write it?")
-    write_policy(path, draft)
+    write_policy(path, answers)
 
 
 def _make(session: Session, path: Path, *, written: bool) -> None:

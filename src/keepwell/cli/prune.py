@@ -8,9 +8,10 @@ import typer
 
 from keepwell.cli.output import Output
 from keepwell.cli.session import Session
+from keepwell.cli.words import many, span
 from keepwell.core.clock import iso
 from keepwell.core.errors import UsageError
-from keepwell.core.units import show_duration, show_size
+from keepwell.core.units import show_size
 
 if TYPE_CHECKING:
     from keepwell.operations.prune import PruneResult
@@ -55,7 +56,7 @@ def _undo(session: Session) -> None:
     for backup in result.back:
         session.output.say(f"  {backup}")
     back = len(result.back)
-    session.output.done(f"{back:,} backups are back." if back else "There was nothing to bring back.")
+    session.output.done(f"Back in the list: {many(back, 'backup')}." if back else "There was nothing to bring back.")
 
 
 def _tell(output: Output, result: PruneResult) -> None:
@@ -82,19 +83,19 @@ def _tell(output: Output, result: PruneResult) -> None:
     for backup in report.abandoned:
         output.say(f"  {backup}  (never finished: its leftovers go)")
     if not (result.removed or report.abandoned or report.packs or result.deleted or report.deleted_packs):
-        output.done(f"Nothing to remove: all {len(result.kept):,} backups are kept by the policy.")
+        output.done(f"Nothing to remove: the policy keeps {many(len(result.kept), 'backup')}.")
         return
-    output.done(f"{len(result.kept):,} backups stay.")
-    freed = f"{report.packs:,} packs with {show_size(report.bytes - report.moved)} that no backup needs"
+    output.done(f"What stays: {many(len(result.kept), 'backup')}.")
+    freed = f"{many(report.packs, 'pack')} with {show_size(report.bytes - report.moved)} that no backup needs"
     if result.dry_run:
-        output.done(f"{freed} would be deleted {show_duration(result.grace.total_seconds())} later.")
+        output.done(f"{freed} would be deleted {span(result.grace)} later.")
         output.done("Nothing was changed.")
         return
     if result.removed or report.packs:
-        output.done(f"{freed}; a prune after {show_duration(result.grace.total_seconds())} deletes it for good.")
+        output.done(f"{freed}; a prune after {span(result.grace)} deletes it for good.")
         output.done("Bring it back before that: keepwell prune --undo")
     if result.deleted or report.deleted_packs:
         output.done(
-            f"Deleted for good: {len(result.deleted):,} backups, {report.deleted_packs:,} packs, "
+            f"Deleted for good: {many(len(result.deleted), 'backup')}, {many(report.deleted_packs, 'pack')}, "
             f"{show_size(report.deleted_bytes)}."
         )

@@ -9,7 +9,8 @@ import typer
 
 from keepwell.cli.output import Output
 from keepwell.cli.session import Session
-from keepwell.core.units import show_duration, show_size
+from keepwell.cli.words import many, span
+from keepwell.core.units import show_size
 
 
 def run(
@@ -72,10 +73,10 @@ def _tell(output: Output, document: dict[str, Any]) -> None:
     for name, source in document["sources"].items():
         facts = [show_size(source["bytes"])]
         if tables := source.get("tables"):
-            facts.append(f"{len(tables):,} tables, {sum(tables.values()):,} rows")
+            facts.append(f"{many(len(tables), 'table')}, {many(sum(tables.values()), 'row')}")
         if source.get("files"):
-            facts.append(f"{source['files']:,} files")
+            facts.append(many(source["files"], "file"))
         output.done(f"  {name} → {source['to']}  ({', '.join(facts)})")
         for text in source.get("warnings") or []:
             output.warn(f"{name}: {text}")
-    output.done(f"  in {show_duration(float(document['seconds']))}")
+    output.done(f"  in {span(float(document['seconds']))}")

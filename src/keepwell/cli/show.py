@@ -8,8 +8,9 @@ import typer
 
 from keepwell.cli.output import Output
 from keepwell.cli.session import Session
+from keepwell.cli.words import span
 from keepwell.core.clock import iso
-from keepwell.core.units import show_duration, show_size
+from keepwell.core.units import show_size
 
 if TYPE_CHECKING:
     from keepwell.core.streams import Json
@@ -34,7 +35,7 @@ def _print(output: Output, shown: Shown) -> None:
     output.say(output.style(line.backup, "bold"))
     sizes = document["bytes"]
     facts = [
-        ("taken", f"{line.time} on {document['host']}, in {show_duration(float(document['seconds']))}"),
+        ("taken", f"{line.time} on {document['host']}, in {span(float(document['seconds']))}"),
         ("tier", line.tier),
         ("status", line.status),
         ("size", f"{show_size(sizes['read'])} read, {show_size(sizes['stored'])} stored"),

@@ -8,8 +8,8 @@ import typer
 
 from keepwell.cli.output import Output
 from keepwell.cli.session import Session
+from keepwell.cli.words import span
 from keepwell.core.clock import iso
-from keepwell.core.units import show_duration
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -51,14 +51,14 @@ def _tell(output: Output, entry: EnvironmentStatus) -> None:
     if entry.policy is not None:
         goals = entry.policy.objectives
         if entry.due:
-            _line(output, "next due", f"{iso(entry.due)}  in {_span(entry.due - entry.now)}")
+            _line(output, "next due", f"{iso(entry.due)}  in {span(entry.due - entry.now)}")
         else:
             _line(output, "next due", "by hand")
         if entry.at_risk is not None:
-            goal = f"target {_span(goals.rpo)}, maximum {_span(goals.rpo_max)}"
-            _line(output, "data at risk", f"{_span(entry.at_risk)}  ({goal})")
-        took = f"{show_duration(entry.recovery)} measured" if entry.recovery is not None else "not measured yet"
-        _line(output, "to recover", f"{took}  (target {_span(goals.rto)}, maximum {_span(goals.rto_max)})")
+            goal = f"target {span(goals.rpo)}, maximum {span(goals.rpo_max)}"
+            _line(output, "data at risk", f"{span(entry.at_risk)}  ({goal})")
+        took = f"{span(entry.recovery)} measured" if entry.recovery is not None else "not measured yet"
+        _line(output, "to recover", f"{took}  (target {span(goals.rto)}, maximum {span(goals.rto_max)})")
     for problem in entry.problems():
         output.say(f"  {output.style('→', _WORDS[problem.state][1])} {problem.text}")
 
@@ -68,8 +68,4 @@ def _line(output: Output, name: str, value: str) -> None:
 
 
 def _ago(age: dt.timedelta) -> str:
-    return f"{_span(age)} ago"
-
-
-def _span(span: dt.timedelta) -> str:
-    return show_duration(max(0.0, span.total_seconds()))
+    return f"{span(age)} ago"

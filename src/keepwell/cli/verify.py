@@ -8,8 +8,8 @@ import typer
 
 from keepwell.cli.output import Output
 from keepwell.cli.session import Session
+from keepwell.cli.words import span
 from keepwell.core.errors import ProofFailed, UsageError
-from keepwell.core.units import show_duration
 
 LEVELS = ("objects", "restore", "round-trip", "checks")
 
@@ -68,8 +68,7 @@ def _tell(output: Output, document: dict[str, Any]) -> None:
     total = float(seconds["total"]) if "total" in seconds else sum(map(float, seconds.values()))
     if document["passed"]:
         output.done(
-            f"Proven: {output.style(document['backup'], 'bold')} at level {document['level']}, "
-            f"in {show_duration(total)}."
+            f"Proven: {output.style(document['backup'], 'bold')} at level {document['level']}, in {span(total)}."
         )
     else:
         output.fail(

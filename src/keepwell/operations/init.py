@@ -10,9 +10,9 @@ from keepwell.core.errors import KeyMissing
 from keepwell.core.newfile import new_file
 from keepwell.core.streams import Context, Json
 from keepwell.keys.slots import Passphrase
-from keepwell.operations.draft import Draft, render
 from keepwell.operations.opening import open_store_of, open_vault
-from keepwell.policy.load import LoadedPolicy
+from keepwell.policy.load import LoadedPolicy, parse
+from keepwell.policy.template import Answers, render
 from keepwell.stores import Store
 from keepwell.vault.vault import Vault
 
@@ -42,9 +42,13 @@ class InitResult:
         }
 
 
-def write_policy(path: Path, draft: Draft) -> None:
-    """A new keepwell.toml. Raises TargetNotEmpty where there is one, SourceError, UsageError."""
-    text = render(draft)
+def write_policy(path: Path, answers: Answers) -> None:
+    """A new keepwell.toml.
+
+    Raises TargetNotEmpty where there is one, PolicyError or UsageError where the answers make none, SourceError.
+    """
+    text = render(answers)
+    parse(text, path)
     with new_file(path) as file:
         file.write(text.encode())
 
