@@ -14,16 +14,16 @@ else:
 
 _local = threading.local()
 
-# What level 3 means here: the same strategy as zstd's own, with tables small enough for a core's first cache and
-# matches of at least six bytes. On database text in frames of 256 KiB that is 40 % faster than zstd's level 3 at the
-# same ratio (docs/why/speed.md has the measurement); zstd's own choice for this size is both slower and 4 % larger.
+# What level 3 means here: the same strategy as zstd's own, with tables small enough for a core's own cache and matches
+# of at least six bytes. On database text in frames of 512 KiB that is half as fast again as zstd's level 3 at the
+# same ratio (docs/why/speed.md has the measurement); for frames of 256 KiB zstd's own choice is also 4 % larger.
 _C = zstd.CompressionParameter
 _LEVEL_3: dict[int, int] = {
     _C.compression_level: 3,
     _C.strategy: int(zstd.Strategy.dfast),
-    _C.window_log: 18,
-    _C.hash_log: 15,
-    _C.chain_log: 15,
+    _C.window_log: 19,
+    _C.hash_log: 16,
+    _C.chain_log: 16,
     _C.min_match: 6,
 }
 

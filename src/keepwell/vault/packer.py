@@ -15,8 +15,10 @@ from keepwell.vault.pack import PACK_SIZE, PackBuilder, Payload, compress
 
 _MOST_PACKS = 3
 """Packs in memory at a time: one that fills, and two on their way."""
-_MOST_FRAMES = 32
+_MOST_FRAMES = 16
 """Frames that wait for compression or are in it."""
+_MOST_WAITING = 1000
+"""Threads that a failure wakes; more than any backup has."""
 
 
 class Packer:
@@ -44,6 +46,9 @@ class Packer:
         """One frame; its place is set in the table under `row` before `finish` returns. Blocks while much is under way."""
         self.raise_failure()
         self._frames.acquire()
+        if self._failure is not None:
+            self._frames.release()
+            raise self._failure
         self._submit(self._compressors, lambda: self._frame(row, lengths, ids, pieces), self._frames.release)
 
     def take_entries(self) -> list[PackEntry]:
@@ -62,7 +67,7 @@ class Packer:
         self._drain()
 
     def close(self) -> None:
-        self._failure = self._failure or RuntimeError("the backup was ended")
+        self._fail(RuntimeError("the backup was ended"))
         self._compressors.shutdown(cancel_futures=True)
         self._uploaders.shutdown(cancel_futures=True)
 
@@ -70,19 +75,33 @@ class Packer:
         if self._failure is not None:
             raise self._failure
 
+    def _fail(self, error: BaseException) -> None:
+        """The first error is the one that counts; whoever waits for a place learns of it instead."""
+        with self._lock:
+            if self._failure is not None:
+                return
+            self._failure = error
+        self._packs.release(_MOST_WAITING)
+        self._frames.release(_MOST_WAITING)
+
     def _submit(self, pool: ThreadPoolExecutor, work: Callable[[], None], after: Callable[[], object]) -> None:
         def run() -> None:
             try:
                 if self._failure is None:
                     work()
             except BaseException as error:  # whatever it is must reach the thread that waits
-                self._failure = self._failure or error
-            finally:
-                after()
+                self._fail(error)
 
-        with self._lock:
+        # Not under the lock: a pool that is shut down cancels under a lock of its own, and cancelling calls `_done`.
+        try:
             future = pool.submit(run)
+        except RuntimeError:  # closed meanwhile
+            after()
+            raise self._failure or RuntimeError("the backup was ended") from None
+        with self._lock:
             self._pending.add(future)
+        # Not in `run`: work that is cancelled never runs, and its place must be free again all the same.
+        future.add_done_callback(lambda _: after())
         future.add_done_callback(self._done)
 
     def _done(self, future: Future[None]) -> None:
@@ -122,12 +141,18 @@ class Packer:
 
     def _begin_pack(self) -> None:
         self._packs.acquire()
-        pack = PackBuilder(self._keyring, self._pack_size)
-        with self._lock:
-            if self._open is None:
-                self._open = pack
-                self._homes[pack.birth] = self._table.home(pack.birth)
-                return
+        try:
+            if self._failure is not None:
+                raise self._failure
+            pack = PackBuilder(self._keyring, self._pack_size)
+            with self._lock:
+                if self._open is None:
+                    self._homes[pack.birth] = self._table.home(pack.birth)
+                    self._open = pack
+                    return
+        except BaseException:
+            self._packs.release()
+            raise
         self._packs.release()
 
     def _upload(self, pack: PackBuilder) -> None:

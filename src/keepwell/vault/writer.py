@@ -77,22 +77,28 @@ class StreamBuilder:
         return self.size + self._waits
 
     def write(self, data: Buffer) -> None:
+        self._check_open()
         self._waiting.append(bytes(data))
         self._waits += len(data)
         if self._waits >= _BLOCK:
             self._cut(final=False)
 
     def boundary(self) -> None:
+        self._check_open()
         self._cut(final=True)
         self._tokens.clear()
 
     def take_ids(self) -> bytes:
+        self._check_open()
         self._cut(final=True)
         taken = bytes(self._tokens) if len(self._tokens) < _MOST_TOKENS else b""
         self._tokens.clear()
         return taken
 
     def reuse(self, ids: bytes, size: int) -> bool:
+        self._check_open()
+        if len(ids) % _TOKEN.size:
+            return False
         tokens = list(_TOKEN.iter_unpack(ids))
         if sum(length for _, length in tokens) != size:
             return False
@@ -116,6 +122,10 @@ class StreamBuilder:
             self._submit(self._frame)
             self._frame = None
         self.closed = True
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError(f"stream {self.name!r} of {self.source} is closed: what follows would be lost")
 
     def digest(self) -> str:
         return self._digest.hexdigest()
@@ -154,7 +164,7 @@ class StreamBuilder:
                     frame.pieces.append(view[at : at + length])
                     frame.size += length
                     desk.new += length
-                    if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
+                    if frame.size >= FRAME_SIZE[self.cut] or len(frame.ids) >= MOST_PIECES:
                         full.append(frame)
                         self._frame = None
                 self._extend(location, piece, length)
