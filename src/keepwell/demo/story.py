@@ -98,7 +98,7 @@ def run(request: DemoRequest, context: Context) -> DemoResult:
     folder.mkdir(parents=True, exist_ok=True)
     begun = context.clock.monotonic()
     result = DemoResult(folder)
-    with demo_server(folder, context) as server:
+    with demo_server(context) as server:
         _Story(request, folder, server, context, result).tell()
     result.seconds = context.clock.monotonic() - begun
     return result
@@ -133,7 +133,9 @@ class _Story:
                 proof = verify(loaded, VerifyRequest(f"{environment}@latest"), self.context).json()
                 self.result.proof[environment] = proof
                 if not proof["passed"]:
-                    raise ProofFailed(f"the proof of {proof['backup']} failed", hint="This is a bug in keepwell: report it.")
+                    raise ProofFailed(
+                        f"the proof of {proof['backup']} failed", hint="This is a bug in keepwell: report it."
+                    )
         with self.told("Disaster: the database is dropped, the uploads and dev.db are deleted"):
             self.destroy()
         begun = self.context.clock.monotonic()
@@ -221,4 +223,3 @@ class _Story:
             raise ProofFailed(
                 f"what came back differs: {', '.join(different[:10])}", hint="This is a bug in keepwell: report it."
             )
-
