@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from keepwell.cli.backup import INCOMPLETE
 from keepwell.cli.output import Output
 from keepwell.cli.session import Session
 from keepwell.cli.words import many, span
@@ -43,6 +44,10 @@ def run(
 ) -> int:
     r"""Bring data back, into a new place. Nothing is ever overwritten.
 
+    Without --source all sources of the backup go into the folder --to, each below its own name (a PostgreSQL database
+    as SQL text, unless --to-new-database is given too). Exits 3 when one of them could not be brought back and the
+    others were.
+
     \b
     keepwell restore production@proven --source uploads --to /srv/app/uploads.restored
     keepwell restore production@proven --source app --to-new-database leads_restored
@@ -65,12 +70,17 @@ def run(
     document = result.json()
     session.output.document(document)
     _tell(session.output, document)
-    return 0
+    return 0 if result.clean else INCOMPLETE
 
 
 def _tell(output: Output, document: dict[str, Any]) -> None:
     output.done(f"Restored from {output.style(document['backup'], 'bold')}:")
     for name, source in document["sources"].items():
+        if source["status"] != "complete":
+            output.say(f"  {name}: NOT RESTORED: {source['error']}")
+            if source["hint"]:
+                output.say(f"    → {source['hint']}")
+            continue
         facts = [show_size(source["bytes"])]
         if tables := source.get("tables"):
             facts.append(f"{many(len(tables), 'table')}, {many(sum(tables.values()), 'row')}")
@@ -79,4 +89,6 @@ def _tell(output: Output, document: dict[str, Any]) -> None:
         output.done(f"  {name} → {source['to']}  ({', '.join(facts)})")
         for text in source.get("warnings") or []:
             output.warn(f"{name}: {text}")
+    for name, reason in document["missing"].items():
+        output.say(f"  {name}: not in this backup: {reason}")
     output.done(f"  in {span(float(document['seconds']))}")
