@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -38,7 +38,7 @@ class Backup:
     extras: tuple[str, ...] = ()
     """Names of other objects in its folder: portable copies."""
     proven: bool = False
-    """Whether its newest proof passed, it is complete, and the proof is of this manifest."""
+    """See `is_proven`."""
 
     @property
     def folder(self) -> str:
@@ -68,7 +68,25 @@ class Proof:
     passed: bool
     summary: str
     details: dict[str, Json] = field(default_factory=dict, repr=False)
+    """`whole` False: not all sources were looked at."""
     name: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it proves the backup: everything in it was restored and compared, and was right."""
+        return self.passed and self.level != "objects" and self.details.get("whole") is not False
+
+
+def is_proven(backup: Backup, proofs: Sequence[Proof]) -> bool:
+    """By the proofs, oldest first: one that counts, and none since then that failed. An incomplete backup never is."""
+    if backup.status != "complete":
+        return False
+    for proof in reversed(proofs):
+        if not proof.passed or proof.checksum != backup.checksum:
+            return False
+        if proof.counts:
+            return True
+    return False
 
 
 def decode_metadata(keyring: Keyring, name: str, raw: bytes) -> Backup:

@@ -21,7 +21,16 @@ from keepwell.stores.base import ObjectInfo, Store
 from keepwell.stores.probe import verify_conditional_put
 from keepwell.vault import config, inventory, layout
 from keepwell.vault.cache import ObjectCache, cache_folder
-from keepwell.vault.catalog import Backup, Proof, checksum_of, decode_metadata, decode_proof, encode_proof, resolve
+from keepwell.vault.catalog import (
+    Backup,
+    Proof,
+    checksum_of,
+    decode_metadata,
+    decode_proof,
+    encode_proof,
+    is_proven,
+    resolve,
+)
 from keepwell.vault.config import VaultConfig
 from keepwell.vault.index import PackEntry, decode_index
 from keepwell.vault.layout import pack_name, parse_name
@@ -391,9 +400,7 @@ def _backup(vault: Vault, folder: str, objects: Iterable[ObjectInfo], *, with_pr
     backup = dataclasses.replace(backup, proofs=proofs, extras=extras)
     if not with_proofs:
         return backup
-    newest = vault.proofs(backup)[-1:]
-    proven = bool(newest) and newest[0].passed and newest[0].checksum == backup.checksum
-    return dataclasses.replace(backup, proven=proven and backup.status == "complete")
+    return dataclasses.replace(backup, proven=is_proven(backup, vault.proofs(backup)))
 
 
 def _open_slot(store: Store, configuration: VaultConfig, credential: slots.Credential) -> Keyring:
