@@ -40,8 +40,8 @@ class Expect:
     def holds(self, value: Any) -> bool:
         """Whether the first column of the first row is as expected; None is SQL's null, or no row at all.
 
-        Null fulfils only `= null`, and `!=` anything but null. A text that is not a number fulfils no comparison with
-        one except `!=`.
+        Null fulfils only `= null`, as in SQL: a check that found nothing must not pass by accident. A text that is not a
+        number fulfils no comparison with one except `!=`.
         """
         if self.operator == "between":
             number = _number(value)
@@ -50,10 +50,8 @@ class Expect:
                 number is not None and isinstance(low, Decimal) and isinstance(high, Decimal) and low <= number <= high
             )
         wanted = self.wanted[0]
-        equal_only = self.operator in {"=", "!="}
         if value is None or wanted is None:
-            same = value is None and wanted is None
-            return equal_only and same == (self.operator == "=")
+            return wanted is None and (value is None) == (self.operator == "=")
         given: Any = _as(wanted, value)
         if given is None:
             return self.operator == "!="

@@ -43,6 +43,8 @@ def _for_toml(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     kept = {key: _for_toml(value) for key, value in part.items() if key != "discriminator" and not _unsaid(key, value)}
+    if "patternProperties" in kept:
+        kept["additionalProperties"] = False
     if "anyOf" not in kept:
         return kept
     choices = [choice for choice in kept.pop("anyOf") if choice != _NULL]

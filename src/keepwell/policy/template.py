@@ -96,10 +96,9 @@ def _environment(environment: EnvironmentAnswer) -> Iterator[str]:
     yield "# When backups are due: minute, hour, day of the month, month, day of the week. Without: only by hand."
     yield f"schedule = {_text(environment.schedule)}" if environment.schedule else '#schedule = "0 2 * * *"'
     yield f"timezone = {_text(environment.timezone)}"
-    yield "# How long backups of each tier stay: an age, a number, or both (the longer holds). The newest proven"
-    yield "# backup is never removed. The first backup of a month is monthly, the first of a week weekly."
+    yield '# How long backups of each tier stay: an age, a number (12), or { age = "12w", count = 12 }: whichever keeps more.'
+    yield "# The first backup of a month is monthly, the first of a week weekly. The newest proven one is never removed."
     yield f'keep = {{ daily = "{days}", weekly = "{days}", monthly = "{days}", manual = "{days}" }}'
-    yield '#keep = { daily = "30d", weekly = { age = "12w", count = 12 }, monthly = 12, manual = "90d" }'
     yield "# Time to recover (RTO) and data at risk (RPO): the targets, and the most that is acceptable."
     yield 'objectives = { rto = "4h", rto_max = "8h", rpo = "24h", rpo_max = "24h" }'
     yield '# How far `keepwell verify` goes: "objects", "restore", "round-trip" or "checks".'
