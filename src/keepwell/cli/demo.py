@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,11 @@ def run(
     _tell(session.output, result)
 
 
+def _equal_tables(proof: dict[str, Any]) -> str:
+    tables = [table for source in proof["sources"].values() for table in source["tables"].values()]
+    return f"{sum(table['equal'] is True for table in tables)} of {len(tables)}"
+
+
 def _free_folder() -> Path:
     """`keepwell-demo`, or with a number where an earlier demo is."""
     number, folder = 2, Path("keepwell-demo")
@@ -61,6 +66,14 @@ def _tell(output: Output, result: DemoResult) -> None:
             for backup in result.backups
         ],
         right=(1, 2, 3),
+    )
+    output.say()
+    output.table(
+        ["PROOF", "LEVEL", "TABLES EQUAL", "PASSED"],
+        [
+            [environment, proof["level"], _equal_tables(proof), "yes" if proof["passed"] else "NO"]
+            for environment, proof in result.proof.items()
+        ],
     )
     output.say()
     output.table(
