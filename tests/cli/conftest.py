@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from support.program import Project, Ran, fill
 
 
@@ -14,7 +15,9 @@ def bare(tmp_path: Path) -> Project:
     folder.mkdir()
     fill(folder)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
-    return Project(folder, kept | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_CONFIG_HOME": str(tmp_path / "config")})
+    return Project(
+        folder, kept | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    )
 
 
 @pytest.fixture

@@ -79,6 +79,14 @@ def test_verify_and_what_status_and_list_make_of_it(backed):
     assert status["recovery"]["seconds"] > 0
 
 
+def test_a_proof_of_a_part_passes_and_does_not_make_the_backup_proven(backed):
+    ran = backed("verify", "production", "--source", "uploads", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json()["passed"]
+    assert not ran.json()["proven"]
+    assert backed("list", "--json").json()[0]["proven"] is False
+
+
 def test_status_names_the_newest_proven_backup_not_only_the_newest(backed):
     proven = backed("verify", "production", "--json").json()["backup"]
     newest = backed("backup", "--json").json()["backup"]
@@ -128,7 +136,7 @@ def test_prune_removes_lists_and_brings_back(backed):
 
 def test_prune_says_which_source_could_no_longer_be_restored(backed):
     backed.project.rewrite("sources.app]", "sources.leads]")
-    backed.project.rewrite('monthly = "30d"', "monthly = 1")
+    backed.project.rewrite('daily = "30d", weekly = "30d", monthly = "30d"', "daily = 1, weekly = 1, monthly = 1")
     for _ in range(2):
         assert backed("backup", "--tier", "monthly").code == 0
     document = backed("prune", "--dry-run", "--json").json()

@@ -27,7 +27,9 @@ def test_0_when_all_is_done(ready):
 def test_1_when_a_restore_would_overwrite(ready):
     ready("backup")
     target = ready.project.folder / "uploads"
-    error = failed(ready("restore", "production", "--source", "uploads", "--to", str(target), "--json"), 1, "TargetNotEmpty")
+    error = failed(
+        ready("restore", "production", "--source", "uploads", "--to", str(target), "--json"), 1, "TargetNotEmpty"
+    )
     assert str(target) in error["message"]
     assert (target / "2026" / "offer.txt").exists()
 

@@ -53,9 +53,9 @@ def run(
         output.done(f"The vault is whole: {looked}, in {span(result.seconds)}.")
         output.done(f"  Looked at {_DEPTH.get(report.depth, report.depth)}{part}.")
         return 0
-    if report.affected:
+    if result.affected:
         output.say("These backups cannot be restored whole:")
-        for backup in report.affected:
+        for backup in result.affected:
             output.say(f"  {backup}")
     output.say(f"{many(len(report.findings), 'finding')} in {looked}.")
     output.say(

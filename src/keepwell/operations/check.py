@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keepwell.core.streams import Context, Json
+from keepwell.operations.listing import backup_of
 from keepwell.operations.opening import open_vault
 from keepwell.policy.load import LoadedPolicy
 from keepwell.vault import check as checking
@@ -29,6 +30,11 @@ class CheckResult:
     def passed(self) -> bool:
         return self.report.passed
 
+    @property
+    def affected(self) -> list[str]:
+        """Ids of the backups that cannot be restored whole."""
+        return [backup_of(folder) for folder in self.report.affected]
+
     def json(self) -> dict[str, Json]:
         report = self.report
         return {
@@ -41,7 +47,7 @@ class CheckResult:
             "objects": report.objects,
             "bytes_read": report.bytes_read,
             "findings": [{"what": f.what, "problem": f.problem} for f in report.findings],
-            "affected": report.affected,
+            "affected": self.affected,
             "notes": report.notes,
             "seconds": round(self.seconds, 3),
         }

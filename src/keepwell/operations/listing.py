@@ -10,6 +10,7 @@ from keepwell.core.streams import Json
 from keepwell.operations.opening import open_vault
 from keepwell.policy.load import LoadedPolicy
 from keepwell.vault.catalog import Backup, Proof
+from keepwell.vault.layout import parse_name
 from keepwell.vault.vault import BackupReader, Vault
 
 
@@ -43,6 +44,12 @@ def listed(backup: Backup) -> Listed:
         backup.size,
         backup.proven,
     )
+
+
+def backup_of(folder: str) -> str:
+    """The id of the backup in a folder of the vault."""
+    placed = parse_name(folder.rstrip("/") + "/manifest")
+    return str(placed.id) if placed else folder
 
 
 def list_backups(loaded: LoadedPolicy, environment: str | None = None) -> list[Listed]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from keepwell.core.clock import iso
 from keepwell.core.streams import Context, Json
+from keepwell.operations.listing import backup_of
 from keepwell.operations.opening import open_vault
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.retention import Decision, Kept, decide
 from keepwell.stores.probe import store_now
 from keepwell.vault import prune as pruning
 from keepwell.vault.catalog import Backup
-from keepwell.vault.layout import parse_name
 from keepwell.vault.prune import PruneReport
 
 
@@ -114,12 +114,6 @@ class UndoResult:
 def undo(loaded: LoadedPolicy) -> UndoResult:
     """Takes back every prune whose deletion has not begun."""
     return UndoResult(tuple(backup_of(folder) for folder in pruning.undo(open_vault(loaded))))
-
-
-def backup_of(folder: str) -> str:
-    """The id of the backup in a folder of the vault."""
-    placed = parse_name(folder.rstrip("/") + "/manifest")
-    return str(placed.id) if placed else folder
 
 
 def _kept(backup: Backup) -> Kept:

@@ -37,7 +37,7 @@ class EnvironmentStatus:
     newest: Backup | None
     proven: Backup | None
     proof: Proof | None
-    """The newest proof of `proven`."""
+    """The newest of its proofs that counts."""
     failed: Proof | None
     """The newest proof of a backup that is newer than `proven`, where it failed."""
     due: dt.datetime | None
@@ -51,10 +51,8 @@ class EnvironmentStatus:
     @property
     def recovery(self) -> float | None:
         """Seconds that the last proof took to restore and check: the measured time to recover."""
-        seconds = self.proof.details.get("seconds") if self.proof else None
-        if not seconds:
-            return None
-        return float(seconds["total"]) if "total" in seconds else float(sum(seconds.values()))
+        seconds = self.proof.details.get("seconds", {}) if self.proof else {}
+        return float(seconds["total"]) if "total" in seconds else None
 
     def problems(self) -> list[Problem]:
         if self.policy is None:
@@ -152,7 +150,7 @@ def _status(
 ) -> EnvironmentStatus:
     newest = next((b for b in reversed(backups) if b.status == "complete"), None)
     proven = next((b for b in reversed(backups) if b.proven), None)
-    proof = vault.proofs(proven)[-1] if proven else None
+    proof = next(p for p in reversed(vault.proofs(proven)) if p.counts) if proven else None
     tried = next((b for b in reversed(backups) if b.proofs), None)
     last = vault.proofs(tried)[-1] if tried and tried is not proven else None
     due = overdue = None
