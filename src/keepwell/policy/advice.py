@@ -12,7 +12,6 @@ from keepwell.core.clock import UTC
 from keepwell.policy import schedule
 from keepwell.policy.models import Environment, FilesSource, Policy, PostgresSource
 from keepwell.policy.secret import SecretRef
-from keepwell.sources.files.spec import excluder
 
 _ANY_MONDAY = dt.datetime(2024, 1, 1, tzinfo=UTC)
 """Schedules repeat: how far apart due times are does not depend on today."""
@@ -82,6 +81,8 @@ def _late(name: str, environment: Environment) -> Iterator[str]:
 def _backs_up_itself(where: str, source: FilesSource, vault: Path) -> Iterator[str]:
     if not _inside(vault, source.path):
         return
+    from keepwell.sources.files.spec import excluder
+
     parts = Path(os.path.relpath(os.path.realpath(vault), os.path.realpath(source.path))).parts
     left_out = excluder(source.exclude)
     if not any(left_out("/".join(parts[:depth]), True) for depth in range(1, len(parts) + 1)):

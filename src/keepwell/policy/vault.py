@@ -1,0 +1,177 @@
+"""The vault as the policy names it: store, key, and how it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictInt,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from keepwell.core.errors import StoreError
+from keepwell.policy.secret import SecretRef
+from keepwell.policy.values import Duration, PackSize, PolicyPath, Table, nearest, wrong
+
+SECRET_OPTIONS = frozenset(
+    {"account_key", "client_secret", "sas_key", "secret_access_key", "service_account_key", "session_token", "token"}
+)
+"""Options of a store that must be references."""
+
+
+class VaultKey(Table):
+    """What opens the vault: a key file, or a passphrase that is found by reference."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["file"]}, {"required": ["passphrase"]}]})
+
+    file: PolicyPath | None = Field(default=None, description="The key file; relative to the policy file.")
+    passphrase: SecretRef | None = Field(default=None, description="Where the passphrase is to be found.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_literal(cls, value: Any) -> Any:
+        if not isinstance(value, (dict, VaultKey)):
+            raise wrong(
+                "is not a reference to a key; a key or a passphrase never stands in the policy",
+                'Write key = { file = "vault.key" } or key = { passphrase = { env = "KEEPWELL_PASSPHRASE" } }. A literal '
+                "would be committed to Git with the policy and be seen by everyone who reads it.",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> VaultKey:
+        if (self.file is None) == (self.passphrase is None):
+            given = "both file and passphrase" if self.file else "neither file nor passphrase"
+            raise wrong(
+                f"has {given}",
+                'Write key = { file = "vault.key" } or key = { passphrase = { env = "KEEPWELL_PASSPHRASE" } }.',
+            )
+        return self
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise wrong("is not the value of an option", 'Write a text, a number, true or false, or { env = "NAME" }.')
+
+
+Option: TypeAlias = Annotated[
+    Annotated[SecretRef, Tag("reference")]
+    | Annotated[
+        str,
+        BeforeValidator(_plain),
+        WithJsonSchema({"type": ["string", "boolean", "number"]}),
+        Tag("plain"),
+    ],
+    Discriminator(lambda value: "reference" if isinstance(value, (dict, SecretRef)) else "plain"),
+]
+
+
+class VaultPolicy(Table):
+    """The vault: where it is, what opens it, how it is written."""
+
+    store: str = Field(description="The store's address.", examples=["file:///var/backups/leads", "s3://bucket/prefix"])
+    options: dict[str, Option] = Field(
+        default={}, description="Options of the store: endpoint, region, and others. A secret one is a reference."
+    )
+    key: VaultKey = Field(description="What opens the vault.")
+    grace: Duration = Field(
+        default="24h",
+        validate_default=True,
+        description="How long what `keepwell prune` took out can still be brought back.",
+    )
+    compression: StrictInt = Field(default=3, ge=1, le=19, description="Zstandard level: 1 is fast, 19 small.")
+    pack_size: PackSize = Field(
+        default="32 MiB", validate_default=True, description="Size of the objects in the store."
+    )
+
+    @field_validator("store", mode="after")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        _check_store(value)
+        return value
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _secrets_by_reference(cls, value: Any) -> Any:
+        for name in SECRET_OPTIONS & set(value if isinstance(value, dict) else ()):
+            if not isinstance(value[name], (dict, SecretRef)):
+                raise wrong(
+                    "is written out in plain text; a secret is always a reference",
+                    f'Write {name} = {{ env = "NAME" }}, or leave it out and set the variable of docs/how-to/stores.md. A '
+                    "literal would be committed to Git with the policy.",
+                    (name,),
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _known_options(self) -> VaultPolicy:
+        if not self.options:
+            return self
+        scheme = urlsplit(self.store).scheme
+        if scheme == "file":
+            raise wrong("are for buckets; a folder has none", "Take them out.", ("options",))
+        from keepwell.stores.cloud import known_options
+
+        known = known_options(scheme)
+        for name in self.options:
+            if name not in known:
+                near = nearest(name, known)
+                raise wrong(
+                    f"is not an option of {scheme}:// stores",
+                    f"{near} Known are: {', '.join(sorted(known))}.".strip(),
+                    ("options", name),
+                )
+        return self
+
+    def store_options(self, base: Path) -> dict[str, str]:
+        """The options as `open_store` takes them, secrets resolved. Raises StoreError where one cannot be had."""
+        return {
+            name: value
+            if isinstance(value, str)
+            else value.resolve(base, what=f"the store's option {name}", error=StoreError).reveal()
+            for name, value in self.options.items()
+        }
+
+    def folder(self) -> Path | None:
+        """Where a `file://` vault is; None for a bucket."""
+        parts = urlsplit(self.store)
+        return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def _check_store(url: str) -> None:
+    """Refuses what cannot be an address, without ever repeating what may be a password."""
+    forms = "file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+    try:
+        parts = urlsplit(url)
+        secret = parts.username or parts.password or parts.query or parts.fragment
+    except ValueError:
+        raise wrong("is not an address", f"Write {forms}.") from None
+    if secret or "@" in parts.netloc:
+        raise wrong(
+            "has more in it than an address: a user, a password, or something after ? or #",
+            "Take it out: it would be committed to Git with the policy. Credentials come from the environment "
+            "(docs/how-to/stores.md) or by reference from [vault] options.",
+        )
+    if parts.scheme == "sftp":
+        raise wrong("is a store over SFTP, which comes in a later version of keepwell", f"Write {forms}.")
+    if parts.scheme == "file":
+        if parts.netloc or not parts.path.startswith("/"):
+            raise wrong(
+                "is not the address of a folder", "Write file:// and the absolute path: file:///var/backups/leads."
+            )
+    elif parts.scheme not in {"s3", "gs", "az"}:
+        raise wrong("is not the address of a store", f"Write {forms}.")
+    elif not parts.netloc:
+        raise wrong("names no bucket", f"Write {parts.scheme}://bucket or {parts.scheme}://bucket/prefix.")
