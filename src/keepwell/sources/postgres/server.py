@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import pwd
 import secrets
@@ -122,6 +123,7 @@ class ThrowawayServer:
         """Raises SourceError with the end of the server's log."""
         try:
             self._make_folder()
+            self._make_programs_reachable()
             if not (self.data / "PG_VERSION").exists():
                 self._initdb()
             self._make_sockets()
@@ -160,6 +162,16 @@ class ThrowawayServer:
                     hint="Use a folder that everybody can get into, for example below /tmp or /var/tmp (set TMPDIR), or do "
                     "not run as root.",
                 )
+
+    def _make_programs_reachable(self) -> None:
+        """A virtual environment below /root is closed to the server's user: then it gets its own links to the programs."""
+        found = self.programs.folder
+        if self._user is None or all(parent.stat().st_mode & 0o001 for parent in (found, *found.resolve().parents)):
+            return
+        own = self.folder / "programs"
+        if not own.exists():
+            shutil.copytree(found.parent, own, symlinks=True, copy_function=_link_or_copy)
+        self.programs = dataclasses.replace(self.programs, folder=own / found.name)
 
     def _initdb(self) -> None:
         password = self.folder / "password"
@@ -252,6 +264,13 @@ def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def _die_with_parent() -> Callable[[], None] | None:
