@@ -54,7 +54,9 @@ def test_all_sources_become_one_backup_and_the_document_says_so(place):
 
 def test_databases_are_captured_before_the_files_that_they_name(place):
     class Notes(Silent):
-        said: list = []
+        def __init__(self):
+            super().__init__()
+            self.said = []
 
         def note(self, text):
             self.said.append(text)
@@ -109,7 +111,7 @@ def test_a_source_that_fails_does_not_lose_the_others(place, tmp_path):
 def test_when_every_source_fails_nothing_is_committed_and_the_reason_is_told(place):
     place.uploads.rename(place.folder / "away")
     place.database.rename(place.folder / "away.db")
-    with pytest.raises(SourceError, match="dev.db"):
+    with pytest.raises(SourceError, match=r"dev\.db"):
         place.backup()
     assert place.listed() == []
 
