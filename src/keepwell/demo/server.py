@@ -47,8 +47,10 @@ def demo_server(context: Context) -> Iterator[DemoServer]:
     """Raises ProgramMissing, SourceError. As root it runs as an unprivileged user, hence not in the demo's own folder."""
     folder = Path(tempfile.mkdtemp(prefix="keepwell-demo-"))
     folder.chmod(0o711)
+    server = ThrowawayServer(servers(_NEWEST_MAJOR), folder / "server", clock=context.clock)
     try:
-        with ThrowawayServer(servers(_NEWEST_MAJOR), folder / "server", clock=context.clock) as server:
-            yield DemoServer(server)
+        server.start()
+        yield DemoServer(server)
     finally:
+        server.stop(keep=False)
         shutil.rmtree(folder, ignore_errors=True)

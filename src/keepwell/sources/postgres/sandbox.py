@@ -31,10 +31,11 @@ def sandbox(facts: Facts, context: Context) -> Iterator[Target]:
     server = ThrowawayServer(programs, folder / "server", clock=context.clock)
     folder.chmod(0o711)
     try:
-        with server:
-            _make_roles(server, facts["roles"])
-            yield Target(server.url(DATABASE), create=True, analyze=False)
+        server.start()
+        _make_roles(server, facts["roles"])
+        yield Target(server.url(DATABASE), create=True, analyze=False)
     finally:
+        server.stop(keep=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
