@@ -7,12 +7,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from keepwell.core.errors import PolicyError, UsageError
-from keepwell.policy.advice import warnings_of
 from keepwell.policy.lines import KeyPath, locate
 from keepwell.policy.models import Environment, Policy
 from keepwell.policy.problems import Problem, dotted, problems_of
@@ -31,8 +31,13 @@ class LoadedPolicy:
     policy: Policy
     path: Path
     """The file, absolute."""
-    warnings: tuple[str, ...] = ()
-    """What is allowed but not wise, each with the mend."""
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed but not wise, each with the mend. Looked for only when asked: it takes a fifth of a second."""
+        from keepwell.policy.advice import warnings_of
+
+        return tuple(warnings_of(self.policy, self.base))
 
     @property
     def base(self) -> Path:
@@ -88,7 +93,7 @@ def parse(text: str, path: Path) -> LoadedPolicy:
     except ValidationError as error:
         problems = problems_of(error, data)
     else:
-        return LoadedPolicy(policy, path, tuple(warnings_of(policy, path.parent)))
+        return LoadedPolicy(policy, path)
     # Outside of the except clause: the original error must not travel along, it knows the values.
     raise _invalid(path, text, problems)
 
