@@ -13,7 +13,7 @@ from keepwell.core.errors import Damaged, ObjectMissing
 from keepwell.stores.base import ObjectInfo, Store
 from keepwell.vault.index import U32, PackEntry
 from keepwell.vault.layout import pack_name, parse_name
-from keepwell.vault.manifest import Reference, decode_references
+from keepwell.vault.manifest import Reference, decode_references, references_size
 from keepwell.vault.pack import HEAD_GUESS, head_size, read_trailer
 
 if TYPE_CHECKING:
@@ -64,10 +64,9 @@ def manifests(store: Store) -> list[ObjectInfo]:
 def references(vault: Vault, info: ObjectInfo) -> list[Reference]:
     """What a manifest needs, read with any key and without reading all of it. Raises Damaged, ObjectMissing."""
     raw = vault.store.get_range(info.name, 0, _REFERENCES)
-    if len(raw) >= 8:
-        (outer,) = struct.unpack_from("<I", raw, 4)
-        if outer + 8 > len(raw) < info.size:
-            raw = vault.store.get_range(info.name, 0, min(outer + 8, info.size))
+    size = references_size(info.name, raw)
+    if len(raw) < size <= info.size:
+        raw = vault.store.get_range(info.name, 0, size)
     return decode_references(vault.keyring, info.name, raw)
 
 
@@ -101,6 +100,15 @@ def entries(vault: Vault, there: dict[str, ObjectInfo]) -> tuple[dict[str, PackE
             known[sha256] = entry
             unindexed.append(entry)
     return known, unindexed
+
+
+def places(vault: Vault) -> dict[bytes, list[tuple[PackEntry, slice]]]:
+    """Birth id -> the packs that hold frames of it, and where these stand in the entry's columns. Raises Damaged."""
+    found: dict[bytes, list[tuple[PackEntry, slice]]] = {}
+    for entry in entries(vault, packs(vault.store))[0].values():
+        for birth, frames in entry.births():
+            found.setdefault(birth, []).append((entry, frames))
+    return found
 
 
 def provided(needed: dict[bytes, set[int]], entry: PackEntry) -> None:

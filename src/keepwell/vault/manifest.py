@@ -128,13 +128,20 @@ def encode(keyring: Keyring, name: str, manifest: Manifest) -> bytes:
 
 
 def decode_references(keyring: Keyring, name: str, raw: bytes) -> list[Reference]:
-    """With any key. Raises Damaged."""
-    outer, _, _ = _parts(name, raw)
+    """With any key; `raw` need not hold more than the manifest's first `references_size` bytes. Raises Damaged."""
+    outer = raw[8 : references_size(name, raw)]
     try:
         document = json.loads(zstd.decompress(keyring.open(name, outer)))
         return [Reference(bytes.fromhex(birth), pack, _numbers(ranges)) for birth, pack, ranges in document["packs"]]
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{name} was altered ({error})") from None
+
+
+def references_size(name: str, raw: bytes) -> int:
+    """How many bytes from the beginning hold the references, from the first 8. Raises Damaged."""
+    if raw[:4] != MAGIC or len(raw) < 8:
+        raise Damaged(f"{name} was altered or cut short (no manifest of version 1)")
+    return 8 + int(struct.unpack_from("<I", raw, 4)[0])
 
 
 def decode(keyring: Keyring, name: str, backup: str, raw: bytes) -> Manifest:
