@@ -142,18 +142,26 @@ class Packer:
     def _begin_pack(self) -> None:
         self._packs.acquire()
         try:
-            if self._failure is not None:
-                raise self._failure
-            pack = PackBuilder(self._keyring, self._pack_size)
-            with self._lock:
-                if self._open is None:
-                    self._homes[pack.birth] = self._table.home(pack.birth)
-                    self._open = pack
-                    return
+            self.raise_failure()
+            if not self._is_open() and self._opened(PackBuilder(self._keyring, self._pack_size)):
+                return
         except BaseException:
             self._packs.release()
             raise
         self._packs.release()
+
+    def _is_open(self) -> bool:
+        with self._lock:
+            return self._open is not None
+
+    def _opened(self, pack: PackBuilder) -> bool:
+        """False where another thread was first."""
+        with self._lock:
+            if self._open is not None:
+                return False
+            self._homes[pack.birth] = self._table.home(pack.birth)
+            self._open = pack
+            return True
 
     def _upload(self, pack: PackBuilder) -> None:
         data, entry = pack.finish()

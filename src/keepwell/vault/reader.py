@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import blake3
 import numpy as np
@@ -35,6 +36,10 @@ class Location:
     pack: str
     offset: int
     length: int
+
+
+class Locate(Protocol):
+    def __call__(self, birth: bytes, number: int, *, anew: bool = False) -> Location | None: ...
 
 
 class PackKeys:
@@ -92,7 +97,7 @@ class StreamReader:
         source: str,
         *,
         keys: PackKeys,
-        locate: Callable[[bytes, int], Location | None],
+        locate: Locate,
         jobs: int = 2,
     ) -> None:
         self._store, self._keyring, self._manifest, self._keys, self._locate = store, keyring, manifest, keys, locate
@@ -193,16 +198,21 @@ class StreamReader:
 
     def _moved(self, birth: bytes, number: int, what: str) -> tuple[list[int], memoryview]:
         """A frame whose pack is gone: a prune moved it, or it is lost."""
-        found = self._locate(birth, number)
-        if found is None:
-            raise Damaged(
-                f"{what} is missing from the store, and no other pack holds its frame {number}",
-                hint="The data in it is lost from this vault. Restore another backup (`keepwell list`; "
-                "`keepwell check` names those that are affected), or use a copy of the vault.",
-            )
-        frame = memoryview(self._store.get_range(pack_name(found.pack), found.offset, found.length))
-        box = self._keys.box(birth, found.pack)
-        return open_frame(box, self._keyring.vault, birth, number, frame, what=pack_name(found.pack))
+        for anew in (False, True, True):
+            found = self._locate(birth, number, anew=anew)
+            if found is None:
+                continue
+            try:
+                frame = memoryview(self._store.get_range(pack_name(found.pack), found.offset, found.length))
+                box = self._keys.box(birth, found.pack)
+            except ObjectMissing:  # moved once more since we looked
+                continue
+            return open_frame(box, self._keyring.vault, birth, number, frame, what=pack_name(found.pack))
+        raise Damaged(
+            f"{what} is missing from the store, and no other pack holds its frame {number}",
+            hint="The data in it is lost from this vault. Restore another backup (`keepwell list`; "
+            "`keepwell check` names those that are affected), or use a copy of the vault.",
+        )
 
 
 def _plan(extents: Extents, first: int, last: int) -> list[_Fetch]:

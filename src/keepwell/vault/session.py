@@ -162,9 +162,7 @@ class Session:
                 self._store.delete(extra)
             raise
 
-    def _commit(
-        self, name: str, raw: bytes, manifest: Manifest, *, database: str, host: str, seconds: float
-    ) -> Backup:
+    def _commit(self, name: str, raw: bytes, manifest: Manifest, *, database: str, host: str, seconds: float) -> Backup:
         self._store.flush()
         self._verify_packs(manifest)
         metadata = self._metadata(raw, database=database, host=host, seconds=seconds)

@@ -6,9 +6,9 @@ import dataclasses
 import datetime as dt
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -77,6 +77,8 @@ class Vault:
     def __init__(self, store: Store, configuration: VaultConfig, keyring: Keyring, cache: ObjectCache) -> None:
         self.store, self.config, self.keyring, self._cache = store, configuration, keyring, cache
         self._proved_store = False
+        self._locating = threading.Lock()
+        self._places: dict[bytes, list[tuple[PackEntry, slice]]] | None = None
 
     @staticmethod
     def exists(store: Store) -> bool:
@@ -197,7 +199,7 @@ class Vault:
         self.config.require("read")
         try:
             # Listings may come from the cache; what is about to be restored must be what the store holds.
-            decode_metadata(self.keyring, backup.metadata, self.store.get(backup.metadata))
+            stored = decode_metadata(self.keyring, backup.metadata, self.store.get(backup.metadata))
         except ObjectMissing:
             raise Damaged(
                 f"the metadata.json of {backup.id} is missing from the store",
@@ -210,7 +212,7 @@ class Vault:
                 f"the manifest of {backup.id} is missing from the store",
                 hint="This backup cannot be restored from this vault. Use another (`keepwell list`) or a copy.",
             ) from None
-        if checksum_of(raw) != backup.checksum:
+        if checksum_of(raw) != stored.checksum:
             raise Damaged(
                 f"the manifest of {backup.id} does not have the checksum that metadata.json says",
                 hint="It was altered or cut short. Use another backup or a copy of the vault; `keepwell check` "
@@ -229,20 +231,21 @@ class Vault:
         self.store.flush()
         return name
 
-    def locate(self, birth: bytes, number: int) -> Location | None:
-        """Where a frame is now, by the index, else by what the packs say of themselves."""
-        for entry in self._entries_for_locating:
-            for found, frames in entry.births():
-                if found == birth:
-                    at = (entry.number[frames] == number).nonzero()[0]
-                    if len(at):
-                        row = frames.start + int(at[0])
-                        return Location(entry.pack, int(entry.offset[row]), int(entry.length[row]))
-        return None
+    def locate(self, birth: bytes, number: int, *, anew: bool = False) -> Location | None:
+        """Where a frame is now, by the index, else by what the packs say of themselves.
 
-    @cached_property
-    def _entries_for_locating(self) -> list[PackEntry]:
-        return list(inventory.entries(self, inventory.packs(self.store))[0].values())
+        What was found is kept; `anew` looks again, since a prune may have moved the frame once more.
+        """
+        with self._locating:
+            if anew or self._places is None:
+                self._places = inventory.places(self)
+            places = self._places
+        for entry, frames in places.get(birth, ()):
+            at = (entry.number[frames] == number).nonzero()[0]
+            if len(at):
+                row = frames.start + int(at[0])
+                return Location(entry.pack, int(entry.offset[row]), int(entry.length[row]))
+        return None
 
     # Writing
 
@@ -258,6 +261,8 @@ class Vault:
     ) -> Session:
         """A new backup. Raises UnsafeStore, UnsupportedFormat, Damaged, StoreError."""
         self.config.require("write")
+        if parse_name(layout.new_id(environment, now).folder(tier) + "manifest") is None:
+            raise ValueError(f"{environment!r} and {tier!r} cannot be an environment and a tier of a vault")
         self.prove_store()
         trash = read_trash(self.store, self.keyring)
         condemned = trash.packs()
@@ -418,13 +423,13 @@ def _open_slot(store: Store, configuration: VaultConfig, credential: slots.Crede
                 hint="The slot was removed (`keepwell key remove`) or lost. Use another key or passphrase.",
             )
         names = [wanted]
-    wrong: KeyWrong | None = None
+    wrong: KeyWrong | Damaged | None = None
     for name in names:
-        raw = store.get(name)
-        kind = slots.describe(name, raw).kind
-        if (kind == "keyfile") != isinstance(credential, slots.KeyFile):
-            continue
         try:
+            raw = store.get(name)
+            kind = slots.describe(name, raw).kind
+            if (kind == "keyfile") != isinstance(credential, slots.KeyFile):
+                continue
             return slots.unwrap(
                 name,
                 raw,
@@ -433,8 +438,11 @@ def _open_slot(store: Store, configuration: VaultConfig, credential: slots.Crede
                 public=configuration.public,
                 vault_json=configuration.sha256,
             )
-        except KeyWrong as error:
-            wrong = error
+        except ObjectMissing:  # removed between the listing and now
+            continue
+        except (KeyWrong, Damaged) as error:
+            # Another slot may open: one altered object must not shut everybody out. Damage is told first.
+            wrong = error if wrong is None or isinstance(error, Damaged) else wrong
     raise wrong or KeyMissing(
         "the vault has no passphrase slot", hint="Open it with a key file ([vault] key = { file = … })."
     )
