@@ -78,7 +78,7 @@ _OBJECTS = {
 }
 
 _ROLES = """
-SELECT r.rolname FROM pg_roles r
+SELECT r.rolname, r.rolsuper FROM pg_roles r
  WHERE r.rolname !~ '^pg_' AND (r.oid = 10
     OR r.oid = (SELECT datdba FROM pg_database WHERE datname = current_database())
     OR r.oid IN (SELECT refobjid FROM pg_shdepend
@@ -88,7 +88,7 @@ SELECT r.rolname FROM pg_roles r
                   WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
     OR r.oid IN (SELECT unnest(ARRAY[a.grantee, a.grantor]) FROM pg_database d, aclexplode(d.datacl) a
                   WHERE d.datname = current_database()))
- ORDER BY 1
+ ORDER BY r.oid
 """
 
 
@@ -136,9 +136,12 @@ def objects(connection: Connection) -> dict[str, list[str]]:
     return {kind: sorted(name for (name,) in connection.execute(query).fetchall()) for kind, query in _OBJECTS.items()}
 
 
-def roles(connection: Connection) -> list[str]:
-    """Names of the roles that own something here or are granted something, and of the bootstrap superuser."""
-    return [name for (name,) in connection.execute(_ROLES).fetchall()]
+def roles(connection: Connection) -> dict[str, bool]:
+    """The roles that own something here or are granted something, and the bootstrap superuser: whether a superuser.
+
+    In the order in which they were made: where a policy is for several roles, pg_dump names them in that order.
+    """
+    return dict(connection.execute(_ROLES).fetchall())
 
 
 def sequences(connection: Connection) -> dict[str, int]:
@@ -202,6 +205,15 @@ def invalid_indexes(connection: Connection) -> list[str]:
     return [name for (name,) in rows]
 
 
+def unfilled(connection: Connection) -> list[str]:
+    """Materialized views that hold nothing yet and cannot be read."""
+    rows = connection.execute(
+        "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_class c "
+        f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND NOT c.relispopulated AND {_SCHEMAS} ORDER BY 1"
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
 def unvalidated(connection: Connection) -> list[str]:
     """Constraints that were added NOT VALID: existing rows may break them."""
     rows = connection.execute(
@@ -220,6 +232,6 @@ def role_script(connection: Connection) -> str:
         "CASE WHEN rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, "
         "CASE WHEN rolbypassrls THEN 'BYPASSRLS' ELSE 'NOBYPASSRLS' END) "
         "FROM pg_roles WHERE rolname = ANY(%s) ORDER BY 1",
-        (roles(connection),),
+        (list(roles(connection)),),
     ).fetchall()
     return "".join(f"{line}\n" for (line,) in rows)

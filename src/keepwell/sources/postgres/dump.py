@@ -269,7 +269,10 @@ class _Dump:
         with server_errors(self.address):
             connection = self.moment.connection
             facts = {"type": "postgres", "database": self.address.database, **catalog.describe(connection)}
-            facts["roles"] = catalog.roles(connection)
+            roles = catalog.roles(connection)
+            facts["roles"] = list(roles)
+            facts["superusers"] = [name for name, is_superuser in roles.items() if is_superuser]
+            facts["unfilled"] = catalog.unfilled(connection)
             facts["invalid_indexes"] = catalog.invalid_indexes(connection)
             facts["unvalidated"] = catalog.unvalidated(connection)
             facts["sequence_oids"] = catalog.sequences(connection)

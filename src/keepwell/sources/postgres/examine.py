@@ -26,7 +26,7 @@ SELECT c.oid::bigint, c.oid::regclass::text FROM pg_class c JOIN pg_am a ON a.oi
 
 def examine(target: Target, facts: Facts, context: Context) -> list[Finding]:
     """Findings from amcheck (every B-tree against its table, every table), objects that the backup had and that are
-    not here, invalid indexes, and constraints that are not validated though they were. An empty list: all is well.
+    not here, invalid indexes, constraints that are not validated and materialized views that are empty though they were not. An empty list: all is well.
 
     A check that cannot be carried out (no amcheck on the server, no right to use it) is a finding too.
     """
@@ -36,6 +36,7 @@ def examine(target: Target, facts: Facts, context: Context) -> list[Finding]:
         connection.execute("BEGIN READ ONLY")
         now = catalog.objects(connection)
         invalid = catalog.invalid_indexes(connection)
+        unfilled = catalog.unfilled(connection)
         unvalidated = catalog.unvalidated(connection)
         connection.execute("ROLLBACK")
         findings += compare_objects(facts["objects"], now)
@@ -44,6 +45,11 @@ def examine(target: Target, facts: Facts, context: Context) -> list[Finding]:
             Finding(name, "the constraint is not validated; it was at backup time")
             for name in unvalidated
             if name not in facts["unvalidated"]
+        ]
+        findings += [
+            Finding(name, "the materialized view could not be filled")
+            for name in unfilled
+            if name not in facts["unfilled"]
         ]
         findings += _amcheck(connection, address.database, context)
     return findings

@@ -20,8 +20,8 @@ _POLICY = re.compile(
 _ROLE_MISSING = re.compile(r'role "(.*?)" does not exist', re.DOTALL)
 _MOST_SHOWN = 3
 # What a server answers where a role is missing or may not do this: undefined object, insufficient privilege,
-# invalid grantor, invalid grant, dependent privileges, invalid role.
-_FORGIVEN = {"42704", "42501", "0L000", "0LP01", "2B000", "2BP01", "0P000"}
+# invalid grantor, invalid grant, dependent privileges, invalid role, invalid value (of session_authorization).
+_FORGIVEN = {"42704", "42501", "0L000", "0LP01", "2B000", "2BP01", "0P000", "22023"}
 
 
 class Rights:

@@ -32,7 +32,7 @@ def sandbox(facts: Facts, context: Context) -> Iterator[Target]:
     folder.chmod(0o711)
     try:
         server.start()
-        _make_roles(server, facts["roles"])
+        _make_roles(server, facts)
         yield Target(server.url(DATABASE), create=True, analyze=False)
     finally:
         server.stop(keep=False)
@@ -44,11 +44,12 @@ def respec(target: Target, facts: Facts, spec: Spec | None) -> Spec:
     return Spec(target.url, programs=spec.programs if spec else None, lc_monetary=facts["lc_monetary"] or "")
 
 
-def _make_roles(server: ThrowawayServer, names: list[str]) -> None:
+def _make_roles(server: ThrowawayServer, facts: Facts) -> None:
     from psycopg.sql import SQL, Identifier
 
     with connected(server.address()) as connection:
-        for name in names:
+        for name in facts["roles"]:
             if name != SUPERUSER:
-                # A superuser, so that what the role owns (event triggers, for one) is accepted as its own.
-                connection.execute(SQL("CREATE ROLE {} SUPERUSER NOLOGIN").format(Identifier(name)))
+                # Superusers are superusers again: event triggers are not taken from others.
+                kind = SQL("SUPERUSER" if name in facts["superusers"] else "NOSUPERUSER")
+                connection.execute(SQL("CREATE ROLE {} {} NOLOGIN").format(Identifier(name), kind))

@@ -15,7 +15,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from keepwell.core.clock import Clock, SystemClock
 from keepwell.core.errors import SourceError
@@ -77,6 +78,15 @@ class ThrowawayServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._sockets: Path | None = None
         self._user = unprivileged_user()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
     @property
     def data(self) -> Path:
