@@ -48,7 +48,7 @@ CONTENDER = Contender(
     f"{_COMMAND} backup production --json",
     f'{_COMMAND} restore production@latest --source app --to "$TARGET_URL"',
     "keepwell",
-    f'"{KEEPWELL}" --version',
+    f'"{KEEPWELL}" version',
 )
 
 HELP = f'"{KEEPWELL}" --help'
