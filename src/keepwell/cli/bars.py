@@ -30,6 +30,7 @@ class Bars:
 
     def __init__(self, output: Output, *, narrate: bool = False) -> None:
         self._output, self._narrate = output, narrate
+        self._last = ""
         self._tasks: dict[str, _Task] = {}
         self._lock = threading.RLock()
         self._live: RichProgress | None = None
@@ -75,10 +76,11 @@ class Bars:
                 self._live.remove_task(entry.bar)
 
     def note(self, text: str) -> None:
-        if self._narrate:
+        if self._narrate and text[:1].isdigit():
             self._output.story(text)
-        else:
+        elif text != self._last:
             self._output.note(text)
+        self._last = text
 
     def warn(self, text: str) -> None:
         self._output.warn(text)

@@ -72,7 +72,7 @@ class Output:
             self._message(self.style(text, "dim", sys.stderr))
 
     def story(self, text: str) -> None:
-        """A note that is worth a line also where nobody watches."""
+        """A chapter: worth a line also where nobody watches."""
         if not self.quiet:
             self._message(self.style(text, "bold", sys.stderr))
 

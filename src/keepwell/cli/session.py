@@ -43,7 +43,10 @@ class Session:
 
     @contextlib.contextmanager
     def context(self, *, narrate: bool = False) -> Iterator[Context]:
-        """For one operation, with progress on standard error; `narrate` makes its notes part of the answer."""
+        """For one operation, with progress on standard error.
+
+        `narrate` shows the chapters of a story (notes that begin with a number) also where nobody watches.
+        """
         import platformdirs
 
         from keepwell.cli.bars import Bars
