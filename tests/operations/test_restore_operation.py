@@ -159,7 +159,7 @@ def test_tables_of_several_databases_need_the_name_of_one(place, tmp_path):
     place.write_policy(more='[environments.production.sources.crm]\ntype = "sqlite"\npath = "crm.db"')
     place.sql("CREATE TABLE users (a)", place.folder / "crm.db")
     place.backup()
-    with pytest.raises(UsageError, match="app, crm|crm, app"):
+    with pytest.raises(UsageError, match=r"app, crm|crm, app"):
         place.restore(tables=("users",), to=str(tmp_path / "x.db"))
     place.restore(source="crm", tables=("users",), to=str(tmp_path / "x.db"))
     assert place.sql("SELECT count(*) FROM users", tmp_path / "x.db") == [(0,)]

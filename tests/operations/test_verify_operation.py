@@ -244,7 +244,7 @@ def test_a_result_that_cannot_be_recorded_is_told_all_the_same(saved, monkeypatc
         raise StoreDenied("read only")
 
     monkeypatch.setattr(LocalStore, "put", denied)
-    with pytest.raises(StoreDenied, match="the proof of .* passed, but it could not be recorded: read only"):
+    with pytest.raises(StoreDenied, match=r"the proof of .* passed, but it could not be recorded: read only"):
         saved.verify()
 
 

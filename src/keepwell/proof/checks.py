@@ -42,8 +42,8 @@ def critical(tables: Sequence[str], rows: Mapping[str, int], facts: Facts) -> li
     """Each table exists in the restored place and has rows."""
     # A partitioned table has its rows in its partitions.
     found = dict(rows)
-    for parent, parts in facts.get("partitioned", {}).items():
-        found[parent] = sum(rows.get(part, 0) for part in parts)
+    for parent, family in facts.get("partitioned", {}).items():
+        found[parent] = sum(rows.get(part, 0) for part in family["tables"])
     return [_critical(name, found) for name in tables]
 
 
