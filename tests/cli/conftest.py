@@ -1,6 +1,7 @@
 """Projects to run the program in."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,24 +9,38 @@ import pytest
 from support.program import Project, Ran, fill
 
 
+@pytest.fixture(scope="session")
+def first(tmp_path_factory) -> Project:
+    """A project with a policy, a vault and its key, to be copied."""
+    made = in_folder(tmp_path_factory.mktemp("first"))
+    ran = made.init()
+    assert ran.code == 0, ran.err
+    return made
+
+
+def in_folder(place: Path, copied: Project | None = None) -> Project:
+    folder = place / "project"
+    if copied is None:
+        folder.mkdir()
+        fill(folder)
+    else:
+        shutil.copytree(copied.folder, folder)
+        policy = folder / "keepwell.toml"
+        policy.write_text(policy.read_text().replace(str(copied.folder), str(folder)))
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
+    return Project(folder, kept | {"XDG_CACHE_HOME": str(place / "cache"), "XDG_CONFIG_HOME": str(place / "config")})
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> Project:
     """Data, and no policy yet."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    fill(folder)
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
-    return Project(
-        folder, kept | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
-    )
+    return in_folder(tmp_path)
 
 
 @pytest.fixture
-def project(bare: Project) -> Project:
+def project(tmp_path: Path, first: Project) -> Project:
     """With a policy, a vault and its key."""
-    made = bare.init()
-    assert made.code == 0, made.err
-    return bare
+    return in_folder(tmp_path, first)
 
 
 class Here:
@@ -57,8 +72,6 @@ def keepwell(bare: Project, capsys, monkeypatch) -> Here:
 
 
 @pytest.fixture
-def ready(keepwell: Here) -> Here:
+def ready(project: Project, capsys, monkeypatch) -> Here:
     """The same with a policy, a vault and its key."""
-    where = ["--store", str(keepwell.project.vault), "--key-file", str(keepwell.project.key)]
-    assert keepwell("init", "--yes", *where, "--sqlite", "dev.db", "--files", "uploads").code == 0
-    return keepwell
+    return Here(project, capsys, monkeypatch)

@@ -64,6 +64,7 @@ def test_show(backed):
     assert document["key"] == "reader"
 
 
+@pytest.mark.slow
 def test_verify_and_what_status_and_list_make_of_it(backed):
     ran = backed("verify", "production", "--json")
     assert ran.code == 0, ran.err
@@ -79,6 +80,7 @@ def test_verify_and_what_status_and_list_make_of_it(backed):
     assert status["recovery"]["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_proof_of_a_part_passes_and_does_not_make_the_backup_proven(backed):
     ran = backed("verify", "production", "--source", "uploads", "--json")
     assert ran.code == 0, ran.err
@@ -87,6 +89,7 @@ def test_a_proof_of_a_part_passes_and_does_not_make_the_backup_proven(backed):
     assert backed("list", "--json").json()[0]["proven"] is False
 
 
+@pytest.mark.slow
 def test_status_names_the_newest_proven_backup_not_only_the_newest(backed):
     proven = backed("verify", "production", "--json").json()["backup"]
     newest = backed("backup", "--json").json()["backup"]
@@ -115,6 +118,7 @@ def test_check(backed):
     assert document["depth"] == "bytes"
 
 
+@pytest.mark.slow
 def test_prune_removes_lists_and_brings_back(backed):
     backed("backup", "--tier", "daily")
     backed("backup", "--tier", "daily")
@@ -134,6 +138,7 @@ def test_prune_removes_lists_and_brings_back(backed):
     assert backed("list", "--json").json() == before
 
 
+@pytest.mark.slow
 def test_prune_says_which_source_could_no_longer_be_restored(backed):
     backed.project.rewrite("sources.app]", "sources.leads]")
     backed.project.rewrite('daily = "30d", weekly = "30d", monthly = "30d"', "daily = 1, weekly = 1, monthly = 1")

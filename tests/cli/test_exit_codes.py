@@ -119,6 +119,7 @@ def test_3_when_one_source_failed_and_the_others_are_safe(ready):
     assert (back / "2026" / "offer.txt").exists()
 
 
+@pytest.mark.slow
 def test_4_when_a_proof_fails(ready):
     ready.project.rewrite(
         '#critical_tables = ["users"]',

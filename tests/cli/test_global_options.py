@@ -71,6 +71,7 @@ def test_the_help_shows_every_command_with_its_line(keepwell):
         assert f"{name} {entry.line}" in text
 
 
+@pytest.mark.slow
 def test_no_colours_where_nobody_asked_for_them(project):
     project.run("backup")
     ran = project.run("list")

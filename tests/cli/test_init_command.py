@@ -6,6 +6,8 @@ import stat
 import subprocess
 from contextlib import closing
 
+import pytest
+
 from support.program import PROGRAM
 
 
@@ -95,6 +97,7 @@ def test_a_vault_whose_key_is_elsewhere_is_an_error_not_a_new_key(ready):
     assert not ready.project.key.exists()
 
 
+@pytest.mark.slow
 def test_a_passphrase_vault_opens_with_the_passphrase_only(keepwell, monkeypatch):
     store = ["--store", str(keepwell.project.vault)]
     monkeypatch.setenv("VAULT_WORDS", "four old words here")
@@ -116,6 +119,7 @@ def test_two_kinds_of_key_at_once_are_refused(keepwell):
     assert ran.code == 2
 
 
+@pytest.mark.slow
 def test_at_a_terminal_it_asks_and_empty_answers_take_what_is_offered(bare):
     ours, theirs = pty.openpty()
     with closing(os.fdopen(ours, "r+b", buffering=0)) as terminal:

@@ -133,7 +133,7 @@ def _biggest(found: list[Diagnosis], vault: Vault) -> int:
     except KeepwellError as error:
         found.append(Diagnosis("vault", "fail", error.message, error.hint))
         return 0
-    found.append(Diagnosis("vault", "ok", f"{len(backups):,} backups in {vault.store.url}"))
+    found.append(Diagnosis("vault", "ok", f"{vault.store.url} can be read; backups in it: {len(backups):,}"))
     return max((int(backup.document["bytes"]["read"]) for backup in backups[-20:]), default=0)
 
 
