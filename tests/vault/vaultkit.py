@@ -145,8 +145,10 @@ def prune(vault: Vault, remove: list[Backup] | None = None, *, grace: dt.timedel
     return pruning.prune(vault, remove or [], grace=grace, progress=Silent())
 
 
-def check(vault: Vault, *, data: bool = True, share: int | None = None) -> checking.CheckReport:
-    return checking.check(vault, progress=Silent(), now=START, data=data, share=share)
+def check(
+    vault: Vault, *, data: bool = True, share: int | None = None, now: dt.datetime = START
+) -> checking.CheckReport:
+    return checking.check(vault, progress=Silent(), now=now, data=data, share=share)
 
 
 def packs(store: MemoryStore) -> set[str]:

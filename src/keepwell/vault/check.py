@@ -9,7 +9,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 from keepwell.core.clock import iso
@@ -22,10 +22,10 @@ from keepwell.vault import config, inventory, layout
 from keepwell.vault.catalog import Backup, checksum_of, decode_metadata, decode_proof
 from keepwell.vault.cutter import identify
 from keepwell.vault.documents import sign, verify
-from keepwell.vault.index import PackEntry, decode_index
-from keepwell.vault.inventory import Needed
+from keepwell.vault.holdings import Holdings
+from keepwell.vault.index import PackEntry, decode_index, encode_entry
 from keepwell.vault.layout import pack_name, parse_name
-from keepwell.vault.manifest import Reference, decode
+from keepwell.vault.manifest import Manifest, Reference, decode, decode_references
 from keepwell.vault.pack import open_frame
 from keepwell.vault.reader import PackKeys
 from keepwell.vault.vault import RECOVERY, Vault
@@ -42,7 +42,11 @@ class Share:
     of: int
 
     def holds(self, pack: str) -> bool:
-        return int(pack[:12], 16) % self.of == self.number
+        """Whether this part has the pack, by its name; what is no pack's name belongs to the first part."""
+        try:
+            return int(pack[:12], 16) % self.of == self.number
+        except ValueError:
+            return self.number == 0
 
 
 @dataclass
@@ -82,12 +86,13 @@ class _Check:
         self.report = CheckReport()
         self.objects = {info.name: info for info in vault.store.list("")}
         self.packs = {n.rsplit("/", 1)[-1]: i for n, i in self.objects.items() if n.startswith("packs/")}
-        self.needed = Needed()
+        self.deep = False
         self.users: dict[str, list[str]] = defaultdict(list)
         self.entries: dict[str, PackEntry] = {}
 
     def run(self, now: dt.datetime, *, data: bool, share: int | None) -> CheckReport:
         report = self.report
+        self.deep = data or bool(share)
         report.objects, report.packs = len(self.objects), len(self.packs)
         self._own_objects()
         condemned = self._trash()
@@ -159,7 +164,11 @@ class _Check:
                         f"has {info.size} bytes instead of {entry.size}: it was cut short or altered",
                     )
                 else:
-                    self.entries.setdefault(entry.pack, entry)
+                    known = self.entries.setdefault(entry.pack, entry)
+                    if known is not entry and encode_entry(known) != encode_entry(entry):
+                        self.find(
+                            name, f"says other things of pack {entry.pack[:12]}… than another index: one of them lies"
+                        )
         for sha256, info in self.packs.items():
             if sha256 not in self.entries:
                 try:
@@ -172,7 +181,10 @@ class _Check:
 
     def _deleted_meanwhile(self, pack: str) -> bool:
         """A prune elsewhere may have swept between our listing and now: then no index names the pack any more."""
-        return all(entry.pack != pack for entry in self.vault.entries())
+        try:
+            return all(entry.pack != pack for entry in self.vault.entries())
+        except Damaged:  # reported by _indexes
+            return False
 
     def _backups(self) -> list[tuple[str, list[Reference]]]:
         folders: dict[str, set[str]] = defaultdict(set)
@@ -235,16 +247,38 @@ class _Check:
             if backup is not None and checksum_of(raw) != backup.checksum:
                 raise Damaged("does not have the checksum that metadata.json says: it was altered or cut short")
             placed = parse_name(manifest)
+            references = decode_references(keyring, manifest, raw)
             if keyring.private is not None and placed is not None:
-                references = decode(keyring, manifest, str(placed.id), raw).references()
-            else:
-                references = inventory.references(self.vault, self.objects[manifest])
+                inner = decode(keyring, manifest, str(placed.id), raw)
+                if backup is not None:
+                    self._promises(folder, inner, references)
+                references = inner.references()
         except Damaged as error:
             self.find(manifest, str(error))
             self.report.affected.append(folder.rstrip("/"))
             return None
         # What a backup needs that was never committed may be gone: a prune that took it made the commit fail.
         return references if backup is not None else None
+
+    def _promises(self, folder: str, manifest: Manifest, outer: list[Reference]) -> None:
+        """What a prune goes by must be what a restore needs, and the pieces must be those that the streams want."""
+        if _frames(outer) != _frames(manifest.references()):
+            self.find(
+                folder + "manifest", "its references are not those of its streams: a prune would delete what it needs"
+            )
+            self.report.affected.append(folder.rstrip("/"))
+        if self.deep:
+            for stream in self.holdings.wrong_streams(self.vault.keyring, manifest):
+                self.find(
+                    folder + "manifest",
+                    f"stream {stream.name} of {stream.source} wants pieces that are not where it looks for them: "
+                    "it was written with an index that lied",
+                )
+                self.report.affected.append(folder.rstrip("/"))
+
+    @cached_property
+    def holdings(self) -> Holdings:
+        return Holdings(self.entries.values())
 
     def _portable(self, backup: Backup, files: set[str]) -> None:
         for file, expected in dict(backup.document.get("portable") or {}).items():
@@ -382,6 +416,10 @@ class _Check:
         document = {"time": iso(now), "number": part.number, "of": part.of, "passed": self.report.passed}
         self.vault.store.put(name, sign(self.vault.keyring, name, json.loads(json.dumps(document))))
         self.vault.store.flush()
+
+
+def _frames(references: list[Reference]) -> dict[tuple[bytes, str], list[int]]:
+    return {(r.birth, r.pack): r.numbers.tolist() for r in references if len(r.numbers)}
 
 
 def _there(objects: Iterable[ObjectInfo], name: str) -> bool:
