@@ -33,6 +33,9 @@ class ObjectCache:
         except OSError:
             return None
 
+    def has(self, name: str) -> bool:
+        return self._folder is not None and (self._folder / name).exists()
+
     def put(self, name: str, data: bytes) -> None:
         if self._folder is None:
             return

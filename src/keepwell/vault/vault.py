@@ -337,6 +337,10 @@ class Vault:
             self._cache.put(name, cached)
         return cached
 
+    def has_at_hand(self, names: Iterable[str]) -> bool:
+        """Whether the cache has all of these that a listing reads."""
+        return all(self._cache.has(name) for name in names if name.endswith(".json"))
+
     def forget(self, name: str) -> None:
         self._cache.drop(name)
 
@@ -360,10 +364,16 @@ class Catalogue:
             placed = parse_name(info.name)
             if placed is not None:
                 folders.setdefault(placed.id.folder(placed.tier), []).append(info)
-        with ThreadPoolExecutor(8, "catalogue") as pool:
-            made = list(pool.map(lambda item: _backup(vault, *item, with_proofs=with_proofs), sorted(folders.items())))
+        # Threads are for waiting on the store; what the cache has is decoded twice as fast without them.
+        far = [item for item in folders.items() if not vault.has_at_hand(info.name for info in item[1])]
+        made: dict[str, Backup | None] = {}
+        if far:
+            with ThreadPoolExecutor(8, "catalogue") as pool:
+                found = pool.map(lambda item: _backup(vault, *item, with_proofs=with_proofs), far)
+                made = {folder: backup for (folder, _), backup in zip(far, found, strict=True)}
         result = cls([], [], [], [])
-        for (folder, objects), backup in zip(sorted(folders.items()), made, strict=True):
+        for folder, objects in sorted(folders.items()):
+            backup = made[folder] if folder in made else _backup(vault, folder, objects, with_proofs=with_proofs)
             if backup is None:
                 if folder not in trash.backups():
                     result.uncommitted += [info for info in objects if info.name == folder + "manifest"]
