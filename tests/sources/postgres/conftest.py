@@ -69,6 +69,20 @@ class Server(ThrowawayServer):
         return then, now, name, report
 
 
+    def clean(self):
+        for (name,) in self.ask("SELECT datname FROM pg_database WHERE datname ~ '^(db|restored)_'"):
+            self.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def new_folder():
+    """Where the server's own user can get to, in memory where there is room: a database is 300 small files."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 << 30
+    folder = Path(tempfile.mkdtemp(prefix="keepwell-test-", dir=memory if roomy else None))
+    folder.chmod(0o755)
+    return folder
+
+
 def start(major, folder):
     try:
         programs = servers(major)
@@ -93,8 +107,7 @@ def start(major, folder):
 @pytest.fixture(scope="session")
 def all_servers():
     """`give(15)`: started when first asked for."""
-    folder = Path(tempfile.mkdtemp(prefix="keepwell-test-"))
-    folder.chmod(0o755)
+    folder = new_folder()
     running = {}
 
     def give(major):
@@ -112,14 +125,25 @@ def all_servers():
 
 @pytest.fixture(params=VERSIONS, ids=[f"postgres{major}" for major in VERSIONS])
 def server(request, all_servers):
-    return all_servers(request.param)
+    yield (found := all_servers(request.param))
+    found.clean()
 
 
 @pytest.fixture
 def server18(all_servers):
-    return all_servers(18)
+    yield (found := all_servers(18))
+    found.clean()
 
 
 @pytest.fixture
 def server15(all_servers):
-    return all_servers(15)
+    yield (found := all_servers(15))
+    found.clean()
+
+
+@pytest.fixture
+def open_folder():
+    """For a server of the test's own."""
+    folder = new_folder()
+    yield folder
+    shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """The reader of pg_dump's text: the same whatever blocks the text comes in."""
 
+import itertools
 import re
 
 import pytest
@@ -62,7 +63,7 @@ def read(text, cuts=()):
     parser = Parser()
     edges = [0, *sorted(cuts), len(text)]
     starts = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         starts += [start + at for at in parser.feed(text[start:end])]
     parser.finish()
     rest = parser.rest

@@ -192,6 +192,7 @@ class _Dump:
             while count := program.fill(buffer):
                 if self._stop.is_set():
                     return
+                self._stop_if_cancelled()
                 done = 0
                 for start in parser.feed(buffer, count):
                     if start > done:
