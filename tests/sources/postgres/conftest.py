@@ -68,7 +68,6 @@ class Server(ThrowawayServer):
         now, _ = self.capture(name, jobs=jobs, **spec)
         return then, now, name, report
 
-
     def clean(self):
         for (name,) in self.ask("SELECT datname FROM pg_database WHERE datname ~ '^(db|restored)_'"):
             self.run(f"DROP DATABASE {name} WITH (FORCE)")

@@ -19,7 +19,9 @@ from keepwell.sources.postgres.server import ThrowawayServer
 
 pytestmark = pytest.mark.slow
 
-TABLES = "CREATE TABLE stays (x int); INSERT INTO stays VALUES (1); CREATE TABLE goes (x int); INSERT INTO goes VALUES (2)"
+TABLES = (
+    "CREATE TABLE stays (x int); INSERT INTO stays VALUES (1); CREATE TABLE goes (x int); INSERT INTO goes VALUES (2)"
+)
 
 
 def until(condition):
@@ -170,7 +172,7 @@ def test_a_server_that_vanishes_half_way_is_an_error(server, open_folder):
 
 
 def test_a_server_that_is_not_there_is_an_error(server):
-    with pytest.raises(SourceError, match="cannot connect to leads on 127.0.0.1:1: .*refused"):
+    with pytest.raises(SourceError, match=r"cannot connect to leads on 127.0.0.1:1: .*refused"):
         postgres.capture(postgres.Spec(Secret("postgresql://me:secret@127.0.0.1:1/leads")), Discard(), Context())
 
 
@@ -198,8 +200,8 @@ def test_an_interrupted_restore_says_where_the_half_of_it_is(server):
         progress.append(1)
         return len(progress) > 2
 
+    target = postgres.Target(server.url(name), create=True)
     with pytest.raises(Interrupted) as stopped:
-        target = postgres.Target(server.url(name), create=True)
         postgres.restore(facts, streams, target, RestoreRequest(), Context(cancelled=cancelled))
     assert name in stopped.value.hint
     assert no_programs_left()
@@ -235,8 +237,8 @@ def test_a_restore_never_overwrites(server):
         used = server.database(sql)
         with pytest.raises(TargetNotEmpty, match="is not empty"):
             postgres.restore(facts, streams, postgres.Target(server.url(used)), RestoreRequest(), Context())
+        target = postgres.Target(server.url(used), create=True)
         with pytest.raises(TargetNotEmpty, match="exists already"):
-            target = postgres.Target(server.url(used), create=True)
             postgres.restore(facts, streams, target, RestoreRequest(), Context())
 
 
@@ -251,7 +253,7 @@ def test_an_empty_database_that_is_there_is_filled(server):
 def test_rows_that_are_missing_in_the_stream_are_noticed(server):
     facts, streams = server.capture(server.database("CREATE TABLE t AS SELECT generate_series(1, 100) n"))
     facts["tables"]["public.t"]["rows"] = 101
-    with pytest.raises(ProofFailed, match="100 rows arrived .* 101 were backed up"):
+    with pytest.raises(ProofFailed, match=r"100 rows arrived .* 101 were backed up"):
         server.restore(facts, streams)
 
 
@@ -267,9 +269,7 @@ def test_a_missing_extension_is_named_before_anything_is_made(server):
     facts["extensions"]["postgis"] = "3.5"
     name = f"restored_{next(server.numbers)}"
     with pytest.raises(SourceError, match="does not have the extensions that the backup needs: postgis"):
-        postgres.restore(
-            facts, streams, postgres.Target(server.url(name), create=True), RestoreRequest(), Context()
-        )
+        postgres.restore(facts, streams, postgres.Target(server.url(name), create=True), RestoreRequest(), Context())
     assert server.ask(f"SELECT 1 FROM pg_database WHERE datname = '{name}'") == []
 
 

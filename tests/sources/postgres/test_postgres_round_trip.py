@@ -256,3 +256,19 @@ def test_a_backup_of_15_can_be_proven_on_18(server15, server18):
     now, _ = server18.capture(name)
     assert postgres.compare(then, now) == []
     assert report.warnings == []
+
+
+def test_an_inherited_column_that_was_added_later_changes_places_and_no_more(server):
+    database = server.database(
+        'CREATE TABLE parent (a int); CREATE TABLE child (b float8, "C" timestamptz) INHERITS (parent); '
+        "ALTER TABLE parent ADD z interval; INSERT INTO child SELECT n, n / 3.0, now(), '-1 day +02:03' FROM generate_series(1, 5) n"
+    )
+    then, streams = server.capture(database)
+    name, _ = server.restore(then, streams)
+    again = postgres.respec(postgres.Target(server.url(name)), then, None)
+    now = postgres.capture(again, MemoryStreams(), Context())
+    assert now["tables"]["public.child"]["columns"] != then["tables"]["public.child"]["columns"]
+    assert now["tables"]["public.child"]["digest"] == then["tables"]["public.child"]["digest"]
+    server.run("UPDATE child SET b = b + 1 WHERE a = 3", name)
+    changed = postgres.capture(again, MemoryStreams(), Context())
+    assert changed["tables"]["public.child"]["digest"] != then["tables"]["public.child"]["digest"]

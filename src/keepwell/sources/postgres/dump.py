@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from keepwell.core.errors import Interrupted, SourceError
 from keepwell.core.streams import Context, Facts, Sink, StreamWriter
-from keepwell.sources.postgres import catalog
+from keepwell.sources.postgres import catalog, reorder
 from keepwell.sources.postgres.catalog import Table
 from keepwell.sources.postgres.connection import DUMP_OPTIONS, Address, parse, require_direct, server_errors
 from keepwell.sources.postgres.process import Program, failure
@@ -311,6 +311,7 @@ class _Dump:
                     "columns": [column.decode(errors="backslashreplace") for column in block.columns],
                     "oid": table.oid,
                 } | ({"extension": table.extension} if table.extension else {})
+        self._reorder(found, facts["encoding"])
         oids = facts.pop("sequence_oids")
         rest = self.lanes[-1].parser.rest
         ours = [table for table in self.moment.tables if table.kind == "r" and not table.extension]
@@ -338,6 +339,16 @@ class _Dump:
             "bytes": sum(writer.position for writer in writers.values()),
             "warnings": warnings,
         }
+
+    def _reorder(self, found: dict[str, Any], encoding: str) -> None:
+        """Digests in the orders of columns that the spec wants."""
+        by_key = {table.key: table for table in self.moment.tables}
+        for name, wanted in self._spec.columns.items():
+            facts = found.get(name)
+            if facts and facts["columns"] != list(wanted) and sorted(facts["columns"]) == sorted(wanted):
+                table = by_key[name]
+                with server_errors(self.address):
+                    facts["digest"] = reorder.digest(self.moment.connection, table.schema, table.name, wanted, encoding)
 
     def _stop_if_cancelled(self) -> None:
         if self.context.cancelled():

@@ -41,7 +41,12 @@ def sandbox(facts: Facts, context: Context) -> Iterator[Target]:
 
 def respec(target: Target, facts: Facts, spec: Spec | None) -> Spec:
     """How to capture the restored database, with the same settings as the first time."""
-    return Spec(target.url, programs=spec.programs if spec else None, lc_monetary=facts["lc_monetary"] or "")
+    return Spec(
+        target.url,
+        programs=spec.programs if spec else None,
+        lc_monetary=facts["lc_monetary"] or "",
+        columns={name: table["columns"] for name, table in facts["tables"].items()},
+    )
 
 
 def _make_roles(server: ThrowawayServer, facts: Facts) -> None:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from keepwell.core.errors import SourceError
 from keepwell.sources.postgres.catalog import Table, tables
-from keepwell.sources.postgres.connection import Address, Connection, connect, require_session, server_errors
+from keepwell.sources.postgres.connection import (
+    DUMP_OPTIONS,
+    Address,
+    Connection,
+    connect,
+    require_session,
+    server_errors,
+)
 
 
 class Changed(Exception):
@@ -30,7 +37,7 @@ def held(address: Address, lock_seconds: int) -> Iterator[Held]:
     """Raises Changed, and SourceError."""
     import psycopg
 
-    timeouts = f"-c lock_timeout={lock_seconds}s -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+    timeouts = f"-c lock_timeout={lock_seconds}s {DUMP_OPTIONS}"
     connection = connect(address, f"{timeouts} -c idle_session_timeout=0")
     try:
         with server_errors(address):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from keepwell.core.secrets import Secret
@@ -20,6 +21,8 @@ class Spec:
     """How long to wait for somebody who alters or drops a table when the backup begins."""
     lc_monetary: str = ""
     """How amounts of type money are written; empty: as the database does."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Orders of columns by table: where a table has the same ones in another order, its digest is of this order."""
     big_table: int = 32_000_000
     """From this size on, a table may be dumped by a process that does not carry everything else."""
 
