@@ -195,9 +195,14 @@ class ThrowawayServer:
             )
 
     def _make_sockets(self) -> None:
-        """In a folder of its own with a short name: the path of a socket must not be long."""
-        base = tempfile.gettempdir() if len(tempfile.gettempdir()) < _LONGEST_SOCKET - 30 else "/tmp"  # noqa: S108
-        self._sockets = Path(tempfile.mkdtemp(prefix="keepwell-pg-", dir=base))
+        """In the folder itself where its name is short enough for the path of a socket, else in one of its own."""
+        inside = self.folder.resolve() / "socket"
+        if len(os.fsencode(inside)) <= _LONGEST_SOCKET:
+            shutil.rmtree(inside, ignore_errors=True)  # of a server that was killed
+            inside.mkdir(mode=0o700)
+            self._sockets = inside
+        else:
+            self._sockets = Path(tempfile.mkdtemp(prefix="keepwell-pg-", dir="/tmp"))  # noqa: S108 - short
         if self._user is not None:
             os.chown(self._sockets, self._user.pw_uid, self._user.pw_gid)
             self._require_reach(self._sockets)
