@@ -202,7 +202,7 @@ class ThrowawayServer:
             inside.mkdir(mode=0o700)
             self._sockets = inside
         else:
-            self._sockets = Path(tempfile.mkdtemp(prefix="keepwell-pg-", dir="/tmp"))  # noqa: S108 - short
+            self._sockets = Path(tempfile.mkdtemp(prefix="keepwell-pg-", dir="/tmp"))
         if self._user is not None:
             os.chown(self._sockets, self._user.pw_uid, self._user.pw_gid)
             self._require_reach(self._sockets)
