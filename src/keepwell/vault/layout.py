@@ -15,6 +15,8 @@ _ID = re.compile(r"([a-z0-9][a-z0-9_-]{0,39})/(\d{8}T\d{6}Z)-([0-9a-f]{4})")
 _FOLDER = re.compile(
     r"([a-z0-9][a-z0-9_-]{0,39})/(daily|weekly|monthly|manual)/(\d{4})-(\d\d)-(\d\d)/(\d{6}Z)-([0-9a-f]{4})/(.+)"
 )
+PACK_SIZE = 32 << 20
+"""Bytes of a pack, about."""
 RESERVED = frozenset({"keys", "packs", "index", "trash", "probes", "wal", "logs"})
 """Top folders of the vault that no environment may be called."""
 

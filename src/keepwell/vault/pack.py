@@ -18,9 +18,9 @@ from keepwell.core.errors import Damaged
 from keepwell.core.streams import Buffer
 from keepwell.keys.keyring import Keyring
 from keepwell.vault.index import PackEntry, Section, decode_entry, encode_entry
+from keepwell.vault.layout import PACK_SIZE
 
 MAGIC, END = b"KWPK", b"KWPE"
-PACK_SIZE = 32 << 20
 FRAME_SIZE = {"content": 512 << 10, "pages": 128 << 10}
 """Bytes of pieces in a frame: text gains from large ones; pages of a database file are read back one by one."""
 MOST_PIECES = 4096

@@ -10,8 +10,8 @@ from keepwell.core.streams import Buffer
 from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
 from keepwell.vault.index import FrameTable, PackEntry
-from keepwell.vault.layout import pack_name
-from keepwell.vault.pack import PACK_SIZE, PackBuilder, Payload, compress
+from keepwell.vault.layout import PACK_SIZE, pack_name
+from keepwell.vault.pack import PackBuilder, Payload, compress
 
 _MOST_PACKS = 3
 """Packs in memory at a time: one that fills, and two on their way."""

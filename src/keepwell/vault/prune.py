@@ -17,9 +17,8 @@ from keepwell.vault.catalog import Backup, decode_metadata
 from keepwell.vault.documents import sign
 from keepwell.vault.index import MOST_PIECES, PackEntry, encode_index
 from keepwell.vault.inventory import Needed
-from keepwell.vault.layout import pack_name, parse_name
+from keepwell.vault.layout import PACK_SIZE, pack_name, parse_name
 from keepwell.vault.manifest import Reference
-from keepwell.vault.pack import PACK_SIZE
 from keepwell.vault.repack import Repacker
 from keepwell.vault.trash import Mark, put_mark
 from keepwell.vault.vault import Vault

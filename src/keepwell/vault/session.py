@@ -23,9 +23,8 @@ from keepwell.vault.attachments import Attachment, put_attachment, read_attachme
 from keepwell.vault.catalog import Backup, checksum_of, decode_metadata
 from keepwell.vault.documents import sign
 from keepwell.vault.index import MOST_PIECES, FrameTable, PackEntry, PieceTable, encode_index
-from keepwell.vault.layout import BackupId, new_id, pack_name
+from keepwell.vault.layout import PACK_SIZE, BackupId, new_id, pack_name
 from keepwell.vault.manifest import Extents, Manifest, StoredStream, encode
-from keepwell.vault.pack import PACK_SIZE
 from keepwell.vault.packer import Packer
 from keepwell.vault.trash import read_trash
 from keepwell.vault.writer import Desk, StreamBuilder, as_columns

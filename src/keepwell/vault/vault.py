@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keepwell.core.clock import iso
 from keepwell.core.errors import Damaged, KeyMissing, KeyWrong, ObjectExists, ObjectMissing, StoreError
@@ -19,7 +20,7 @@ from keepwell.keys import crypto, slots
 from keepwell.keys.keyring import Keyring, Role
 from keepwell.stores.base import ObjectInfo, Store
 from keepwell.stores.probe import verify_conditional_put
-from keepwell.vault import config, inventory, layout
+from keepwell.vault import config, layout
 from keepwell.vault.cache import ObjectCache, cache_folder
 from keepwell.vault.catalog import (
     Backup,
@@ -32,13 +33,16 @@ from keepwell.vault.catalog import (
     resolve,
 )
 from keepwell.vault.config import VaultConfig
-from keepwell.vault.index import PackEntry, decode_index
-from keepwell.vault.layout import pack_name, parse_name
-from keepwell.vault.manifest import Manifest, decode
-from keepwell.vault.pack import PACK_SIZE
-from keepwell.vault.reader import Location, PackKeys, StreamReader
-from keepwell.vault.session import Session, Snapshot
+from keepwell.vault.layout import PACK_SIZE, pack_name, parse_name
 from keepwell.vault.trash import Trash, read_trash
+
+if TYPE_CHECKING:
+    from keepwell.vault.index import PackEntry
+    from keepwell.vault.manifest import Manifest
+    from keepwell.vault.reader import Location, StreamReader
+    from keepwell.vault.session import Session
+
+# Modules that need NumPy are imported where they are used: a listing needs none of them, and they take a third of a second.
 
 RECOVERY = ("recover.py", "RECOVERY.md")
 
@@ -47,6 +51,8 @@ class BackupReader:
     """One backup, opened with a reader key."""
 
     def __init__(self, vault: Vault, backup: Backup, manifest: Manifest) -> None:
+        from keepwell.vault.reader import PackKeys
+
         self.backup, self.manifest = backup, manifest
         self._vault = vault
         self._keys = PackKeys(vault.store, vault.keyring)
@@ -60,6 +66,8 @@ class BackupReader:
         return dict(self.sources[source]["facts"])
 
     def streams(self, source: str, jobs: int = 2) -> StreamReader:
+        from keepwell.vault.reader import StreamReader
+
         return StreamReader(
             self._vault.store,
             self._vault.keyring,
@@ -218,6 +226,8 @@ class Vault:
                 hint="It was altered or cut short. Use another backup or a copy of the vault; `keepwell check` "
                 "looks for more damage.",
             )
+        from keepwell.vault.manifest import decode
+
         return BackupReader(self, backup, decode(self.keyring, backup.manifest, str(backup.id), raw))
 
     def proofs(self, backup: Backup) -> list[Proof]:
@@ -236,6 +246,9 @@ class Vault:
 
         What was found is kept; `anew` looks again, since a prune may have moved the frame once more.
         """
+        from keepwell.vault import inventory
+        from keepwell.vault.reader import Location
+
         with self._locating:
             if anew or self._places is None:
                 self._places = inventory.places(self)
@@ -273,6 +286,8 @@ class Vault:
             if entry.pack not in condemned and there.get(pack_name(entry.pack)) == entry.size
         ]
         previous = self.scan(environment, with_proofs=False).backups
+        from keepwell.vault.session import Session, Snapshot
+
         snapshot = Snapshot(entries, str(previous[-1].id) if previous else None)
         return Session(
             self.store,
@@ -305,6 +320,8 @@ class Vault:
         return list(found.values())
 
     def _index(self, name: str) -> list[PackEntry]:
+        from keepwell.vault.index import decode_index
+
         cached = self._cache.get(name)
         if cached is not None:
             try:
@@ -327,7 +344,11 @@ class Vault:
         return Catalogue.of(self, environment, with_proofs=with_proofs)
 
     def _proof(self, name: str) -> Proof:
-        return decode_proof(self.keyring, name, self.fetch(name))
+        try:
+            return decode_proof(self.keyring, name, self.fetch(name))
+        except Damaged:  # the cache, or the store?
+            self.forget(name)
+            return decode_proof(self.keyring, name, self.fetch(name))
 
     def fetch(self, name: str) -> bytes:
         """A small immutable object, through the cache. Raises ObjectMissing where the store does not have it."""
