@@ -228,7 +228,7 @@ class Vault:
     def _secret(self, key_file: Path | None, passphrase_file: Path | None) -> tuple[bytes, str]:
         """The secret, and where it is from a key file, the slot that it is for."""
         if key_file:
-            lines = key_file.read_text(encoding="ascii").splitlines()
+            lines = key_file.read_text(encoding="ascii", errors="replace").splitlines()
             parts = [line.strip().split(":") for line in lines if line.strip() and not line.startswith("#")]
             if len(parts) != 1 or len(parts[0]) != 4 or parts[0][0] != "keepwell-key-1":
                 raise Key(f"{key_file} is not a keepwell key file (one line keepwell-key-1:...)")
