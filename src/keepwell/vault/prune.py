@@ -11,6 +11,7 @@ from keepwell.core.clock import iso
 from keepwell.core.errors import Busy, Damaged, ObjectExists, ObjectMissing, StoreDenied
 from keepwell.core.progress import Progress
 from keepwell.stores.base import ObjectInfo
+from keepwell.stores.probe import PREFIX as PROBES
 from keepwell.stores.probe import store_now
 from keepwell.vault import inventory
 from keepwell.vault.catalog import Backup, decode_metadata
@@ -26,6 +27,7 @@ from keepwell.vault.vault import Vault
 _SWEEP, _UNDO = b"sweep\n", b"undo\n"
 _WORTH_KEEPING = 0.6
 """A pack in which a smaller share of the frames' bytes is needed is repacked."""
+_PROBE_LASTS = dt.timedelta(days=1)
 _MANY_INDEXES = 16
 """So many index objects are worth consolidating even where nothing else is to do."""
 
@@ -67,6 +69,7 @@ def prune(
         vault.prove_store()
     now = store_now(vault.store)
     if not dry_run:
+        _clear_probes(vault, now)
         _sweep_due(vault, now, grace, report, progress)
     _condemn(vault, remove, now, grace, report, progress, dry_run=dry_run)
     if not dry_run and grace <= dt.timedelta(0):
@@ -74,6 +77,13 @@ def prune(
     for mark in vault.trash().marks:
         report.waiting.append({"backups": len(mark.backups), "packs": len(mark.packs), "due": iso(mark.made + grace)})
     return report
+
+
+def _clear_probes(vault: Vault, now: dt.datetime) -> None:
+    """What processes left that were killed while they asked the store something; young ones may be in use."""
+    for info in vault.store.list(PROBES):
+        if now - info.modified >= _PROBE_LASTS:
+            vault.store.delete(info.name)
 
 
 def undo(vault: Vault) -> list[str]:
