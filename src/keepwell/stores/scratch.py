@@ -61,9 +61,13 @@ def _claim(top: int) -> tuple[str, int]:
     while True:
         name = secrets.token_hex(8)
         lock = os.open(name + _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=top)
-        # Some network file systems know no locks: then nobody can take this one, and nothing is ever cleared.
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process took it for a dead one's, and is about to clear it
+            os.close(lock)
+            continue
+        except OSError:
+            pass  # some network file systems know no locks: then nobody can take this one, and nothing is ever cleared
         if os.fstat(lock).st_nlink:
             return name, lock
         os.close(lock)
