@@ -141,6 +141,7 @@ def test_a_sweep_at_any_step_of_a_commit_costs_the_commit_or_spares_its_data(gra
     assert False in outcomes
 
 
+@pytest.mark.slow
 def test_a_commit_at_any_step_of_a_sweep_costs_the_commit_or_spares_its_data():
     """The commit happens between two store calls of a prune that marks and sweeps at once."""
 
@@ -238,6 +239,7 @@ def signed_metadata(session: Session, raw: bytes, place: str) -> bytes:
     return sign(session._keyring, place, session._metadata(raw, database="app", host="test", seconds=1.0))
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_one_mark_and_a_writer_between_them_lose_nothing():
     """One sweep has looked at the manifests; a writer puts its own; a second sweep of the same mark runs to its end."""
 
@@ -269,6 +271,7 @@ def test_two_sweeps_of_one_mark_and_a_writer_between_them_lose_nothing():
     assert number > 15
 
 
+@pytest.mark.slow
 def test_a_prune_that_slept_through_an_undo_deletes_nothing():
     """The sleeping prune has read the trash; the undo takes the mark back; a backup uses its packs again."""
 
@@ -330,6 +333,7 @@ def test_an_undo_that_slept_through_a_sweep_does_not_say_that_anything_is_back()
     assert number > 5
 
 
+@pytest.mark.slow
 def test_two_prunes_at_once_keep_what_is_needed_and_leave_nothing_after_a_third():
     """The second prune, complete, at each step of the first; both repack, mark and sweep at once."""
 
