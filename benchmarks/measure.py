@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-INTERVAL = 0.05
+INTERVAL = 0.2
 
 
 @dataclass(frozen=True)
