@@ -12,6 +12,12 @@ from support.program import PROGRAM
 pytestmark = pytest.mark.slow
 
 
+def as_from_a_terminal():
+    """Whoever runs the tests in the background or under nohup has these ignored, and children inherit that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(project, *args, **more):
     return subprocess.Popen(
         [*PROGRAM, *args],
@@ -20,6 +26,7 @@ def start(project, *args, **more):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=as_from_a_terminal,  # noqa: PLW1509 - the tests have one thread
         **more,
     )
 

@@ -194,15 +194,9 @@ def test_an_interrupted_backup_ends_its_programs(server):
 def test_an_interrupted_restore_says_where_the_half_of_it_is(server):
     facts, streams = server.capture(server.database(LARGE))
     name = f"restored_{next(server.numbers)}"
-    progress = []
-
-    def cancelled():
-        progress.append(1)
-        return len(progress) > 2
-
     target = postgres.Target(server.url(name), create=True)
     with pytest.raises(Interrupted) as stopped:
-        postgres.restore(facts, streams, target, RestoreRequest(), Context(cancelled=cancelled))
+        postgres.restore(facts, streams, target, RestoreRequest(), Context(cancelled=lambda: True))
     assert name in stopped.value.hint
     assert no_programs_left()
 
