@@ -53,11 +53,6 @@ def compress(lengths: Sequence[int], pieces: Sequence[Buffer], level: int) -> Pa
     return Payload(small, len(raw), _ZSTD) if len(small) < len(raw) else Payload(raw, len(raw), 0)
 
 
-def frame_length(head: Buffer) -> int:
-    """The length of a whole frame, from its header."""
-    return int(FRAME_HEADER.unpack_from(head)[0]) + FRAME_HEADER.size
-
-
 class PackBuilder:
     """A new pack while it fills. `reserve` is called under the session's lock; `fill` from any thread."""
 

@@ -340,7 +340,7 @@ class Vault:
         return read_trash(self.store, self.keyring)
 
     def scan(self, environment: str | None = None, *, with_proofs: bool = True) -> Catalogue:
-        """One listing of the backups' folders. Damaged metadata is in `damaged` of the result only if asked for."""
+        """One listing of the backups' folders. Raises Damaged where the metadata or a proof of one was altered."""
         return Catalogue.of(self, environment, with_proofs=with_proofs)
 
     def _proof(self, name: str) -> Proof:
