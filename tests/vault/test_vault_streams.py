@@ -332,3 +332,38 @@ def test_a_reader_that_lives_long_follows_frames_that_prunes_move_again_and_agai
             store.delete(name)
         assert b"".join(reader.read("dump")) == shared
     assert now == START
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=80), st.integers(0, 9))
+def test_scattered_reading_gives_every_byte_once(numbers, seed):
+    """Pages that repeat, and pages that an earlier backup stored in another order."""
+    pages = [noise((seed, n), PAGE) if n else bytes(PAGE) for n in range(41)]
+    vault = open_vault(new_store())
+    back_up(vault, {"app": {"old": b"".join(reversed(pages[::2]))}}, at=START)
+    data = b"".join(pages[n] for n in numbers)
+    with begin(vault, at=START + HOUR) as session:
+        stream = session.sink("app").stream("pages", "pages")
+        stream.write(data)
+        stream.close()
+        session.done("app", {})
+        kept = commit(session)
+    found, given_bytes = bytearray(len(data)), 0
+    for at, part in vault.read(kept).streams("app").scatter("pages"):
+        found[at : at + len(part)] = part
+        given_bytes += len(part)
+    assert found == data
+    assert given_bytes == len(data)
+
+
+def test_a_source_can_ask_whether_all_pieces_are_known_before_it_relies_on_them():
+    vault = open_vault(new_store())
+    with begin(vault) as session:
+        sink = session.sink("app")
+        stream = sink.stream("pages", "pages")
+        stream.write(noise(1, 3 * PAGE))
+        known = stream.take_ids()
+        stream.close()
+        assert sink.holds(known)
+        assert sink.holds(b"")
+        assert not sink.holds(known + noise(2, 20))
+        assert not sink.holds(known[:-1])

@@ -6,6 +6,8 @@ Neither side knows the other: `operations` brings them together.
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,9 @@ Cut: TypeAlias = Literal["content", "pages"]
 """How a stream is cut into pieces: by content (text, files), or at fixed 8 KiB offsets (database files)."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_TOKEN = struct.Struct("<16sI")
+"""A piece as `take_ids` gives it: its id and its length."""
 
 
 class StreamWriter(Protocol):
@@ -41,7 +46,7 @@ class StreamWriter(Protocol):
         ...
 
     def take_ids(self) -> bytes:
-        """The ids (16 bytes each) of the pieces since the last `boundary()`; ends the current piece first.
+        """The pieces since the last `boundary()`, 20 bytes each (id, u32 length); ends the current piece first.
 
         For a cache that lets a later backup `reuse` them without reading the source again.
         """
@@ -64,6 +69,14 @@ class Sink(Protocol):
 
     def stream(self, name: str, cut: Cut = "content") -> StreamWriter: ...
 
+    def holds(self, ids: bytes) -> bool:
+        """Whether the vault has all of these pieces (as `take_ids` gave them).
+
+        Then a `reuse` of them succeeds for as long as this backup runs: for sources that must know before they ask for
+        changes only.
+        """
+        ...
+
 
 class Streams(Protocol):
     """The streams of one source in one backup, for reading. Safe to use from several threads."""
@@ -74,6 +87,13 @@ class Streams(Protocol):
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Verified bytes, in blocks of any size. Raises Damaged rather than give fewer bytes than asked for."""
+        ...
+
+    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
+        """The whole stream as (position, verified bytes), every byte once, in the order that is fastest to read.
+
+        For restores that can write anywhere: a stream whose pieces lie scattered is read frame by frame. Raises Damaged.
+        """
         ...
 
 
@@ -92,11 +112,22 @@ class Context:
     """A folder for caches that may be lost at any time; None: use none."""
 
 
+def in_order(streams: Streams, name: str) -> Iterator[tuple[int, Buffer]]:
+    """`scatter` for streams that lie in one piece."""
+    at = 0
+    for block in streams.read(name):
+        yield at, block
+        at += len(block)
+
+
 class Discard:
     """A sink that keeps nothing: for capturing only the facts (the round trip of a proof)."""
 
     def stream(self, name: str, cut: Cut = "content") -> StreamWriter:
         return _Discarded()
+
+    def holds(self, ids: bytes) -> bool:
+        return False
 
 
 class _Discarded:
@@ -132,12 +163,17 @@ class MemoryStreams:
 
     def __init__(self) -> None:
         self.data: dict[str, bytearray] = {}
+        self.pieces: dict[bytes, bytes] = {}
+        """What `reuse` knows, by id; hand it to a second instance to play the vault's next backup."""
 
     def stream(self, name: str, cut: Cut = "content") -> StreamWriter:
         if name in self.data:
             raise ValueError(f"stream {name!r} was begun twice")
         self.data[name] = bytearray()
-        return _InMemory(self.data[name])
+        return _InMemory(self.data[name], self.pieces)
+
+    def holds(self, ids: bytes) -> bool:
+        return all(piece in self.pieces for piece, _ in _TOKEN.iter_unpack(ids))
 
     def names(self) -> list[str]:
         return list(self.data)
@@ -153,12 +189,40 @@ class MemoryStreams:
         for at in range(start, end, 1 << 20):
             yield data[at : min(at + (1 << 20), end)]
 
+    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
+        for at in reversed(range(0, len(self.data[name]), 1 << 20)):
+            yield at, bytes(self.data[name][at : at + (1 << 20)])
+
 
 class _InMemory(_Discarded):
-    def __init__(self, data: bytearray) -> None:
+    """Pieces are 8 KiB from the last boundary on."""
+
+    def __init__(self, data: bytearray, pieces: dict[bytes, bytes]) -> None:
         super().__init__()
-        self._data = data
+        self._data, self._pieces, self._since = data, pieces, 0
 
     def write(self, data: Buffer) -> None:
         self._data += data
         self.position = len(self._data)
+
+    def boundary(self) -> None:
+        self._since = len(self._data)
+
+    def take_ids(self) -> bytes:
+        ids = bytearray()
+        for at in range(self._since, len(self._data), 8192):
+            piece = bytes(self._data[at : at + 8192])
+            ident = hashlib.sha256(piece).digest()[:16]
+            self._pieces[ident] = piece
+            ids += _TOKEN.pack(ident, len(piece))
+        self.boundary()
+        return bytes(ids)
+
+    def reuse(self, ids: bytes, size: int) -> bool:
+        found = [self._pieces.get(piece) for piece, _ in _TOKEN.iter_unpack(ids)]
+        known = [piece for piece in found if piece is not None]
+        if len(known) < len(found) or sum(map(len, known)) != size:
+            return False
+        self.write(b"".join(known))
+        self.boundary()
+        return True

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from keepwell.core import zstd
 from keepwell.core.errors import Damaged
-from keepwell.core.streams import Buffer, Cut, Sink, StreamWriter
+from keepwell.core.streams import Buffer, Cut, Sink, StreamWriter, in_order
 
 _BLOCK = 1 << 20
 
@@ -51,6 +51,13 @@ class Spool:
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         yield from self._kept[name].read(start, self.size(name) - start if length is None else length)
+
+    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
+        return in_order(self, name)
+
+    def holds(self, ids: bytes) -> bool:
+        """Never while a copy is kept: it needs the bytes."""
+        return self.trouble is not None and self._sink.holds(ids)
 
     def close(self) -> None:
         for kept in self._kept.values():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from keepwell.core.streams import Streams
+from keepwell.core.streams import Buffer, Streams
 
 
 class Tally:
@@ -31,6 +31,11 @@ class Tally:
             self._add(name, at, at + len(block))
             at += len(block)
             yield block
+
+    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
+        for at, part in self._streams.scatter(name):
+            self._add(name, at, at + len(part))
+            yield at, part
 
     def unread(self, name: str) -> list[tuple[int, int]]:
         """Ranges (start, length) that nobody has read yet."""

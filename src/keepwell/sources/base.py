@@ -19,10 +19,26 @@ Facts have, for every source: `type` (postgres, sqlite, files), `bytes` (read fr
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keepwell.core.streams import Facts
+from keepwell.core.streams import Facts, Json
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How far a physical restore replays the log. At most one of `time`, `lsn`, `name`, `immediate`; none: to its end."""
+
+    time: dt.datetime | None = None
+    """Up to the last transaction committed at or before this moment (with its time zone)."""
+    lsn: int | None = None
+    name: str | None = None
+    """A restore point made with `pg_create_restore_point`."""
+    immediate: bool = False
+    """Only to where the backup is consistent."""
+    timeline: str = "latest"
+    """`latest`, `current` (that of the backup) or a number."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,16 @@ class RestoreRequest:
     """Files or folders, relative to the source's root."""
     sql: Path | None = None
     """Databases: write SQL text to this new file instead of into a database."""
+    recovery: Recovery = Recovery()
+    """Physical: how far to replay."""
+    restore_command: str = ""
+    """Physical: what PostgreSQL calls for each segment of the log; empty: the log in the backup is all there is."""
+    tablespaces: tuple[tuple[str, str], ...] = ()
+    """Physical: (old place, new place) of tablespaces."""
+    delta: bool = False
+    """Physical: into a directory that has an older state, rewriting only the pages that differ."""
+    start: bool = False
+    """Physical: start the server there and wait until the recovery has ended."""
 
 
 @dataclass
@@ -49,6 +75,8 @@ class RestoreReport:
     """Roles that do not exist here, attributes that could not be set, ...: never data left out."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase."""
+    reached: dict[str, Json] = field(default_factory=dict)
+    """Physical, where the server was started: `{"lsn", "timeline", "time"}` at which the recovery ended."""
 
 
 @dataclass

@@ -43,6 +43,10 @@ class Extents:
     def slice(self, start: int, stop: int) -> Extents:
         return Extents.of([getattr(self, c)[start:stop] for c in COLUMNS], self.check[start:stop])
 
+    def take(self, order: np.ndarray) -> Extents:
+        """Those of the given numbers, in that order."""
+        return Extents.of([getattr(self, c)[order] for c in COLUMNS], self.check[order])
+
     @classmethod
     def of(cls, columns: list[U32], check: U64) -> Extents:
         """From the columns in the order of COLUMNS."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import struct
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import blake3
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keepwell.core.errors import Damaged, ObjectMissing, UsageError
+from keepwell.core.streams import Buffer
 from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
 from keepwell.vault.cutter import check_of, identify
@@ -27,6 +28,7 @@ _FETCH = 1 << 20
 _GAP = 32 << 10
 """Unneeded bytes that are cheaper to read than to skip."""
 _TOKEN = struct.Struct("<16sI")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,24 @@ class StreamReader:
         if digest is not None and digest.hexdigest() != stream.digest:
             raise Damaged(f"stream {name} of {self._source} in {self._backup} does not have the digest of backup time")
 
+    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
+        """Frame by frame in the order of the packs, each fetched and decoded once. Raises Damaged."""
+        stream = self._stream(name)
+        starts_at = np.cumsum(stream.extents.bytes, dtype=np.int64) - stream.extents.bytes
+        order = np.lexsort((stream.extents.first, stream.extents.offset, stream.extents.pack))
+        extents, at = stream.extents.take(order), starts_at[order].tolist()
+        given = 0
+        for found in self._ahead(
+            _plan(extents, 0, len(extents), whole_frames=True), lambda fetch: self._fetch_apart(extents, at, fetch)
+        ):
+            for place, part in found:
+                given += len(part)
+                yield place, part
+        if given != stream.size:
+            raise Damaged(
+                f"stream {name} of {self._source} in {self._backup} does not have the size that the manifest says"
+            )
+
     def _stream(self, name: str) -> StoredStream:
         try:
             return self._streams[name]
@@ -139,14 +159,17 @@ class StreamReader:
             raise Damaged(f"{self._backup} has no stream {name} of source {self._source}") from None
 
     def _blocks(self, stream: StoredStream, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
-        fetches = _plan(stream.extents, first, last)
+        return self._ahead(_plan(stream.extents, first, last), lambda fetch: self._fetch(stream, fetch))
+
+    def _ahead(self, fetches: list[_Fetch], work: Callable[[_Fetch], T]) -> Iterator[T]:
+        """Their results in order, some of them being made while the last one is used."""
         if not fetches:
             return
         with ThreadPoolExecutor(self._jobs, "fetch") as pool:
-            ahead: deque[Future[tuple[bytes, bytes]]] = deque()
+            ahead: deque[Future[T]] = deque()
             try:
                 for fetch in fetches:
-                    ahead.append(pool.submit(self._fetch, stream, fetch))
+                    ahead.append(pool.submit(work, fetch))
                     if len(ahead) > self._jobs + 1:
                         yield ahead.popleft().result()
                 while ahead:
@@ -156,7 +179,20 @@ class StreamReader:
                     future.cancel()
 
     def _fetch(self, stream: StoredStream, fetch: _Fetch) -> tuple[bytes, bytes]:
-        extents = stream.extents.slice(fetch.extents.start, fetch.extents.stop)
+        tokens: list[bytes] = []
+        out: list[memoryview] = []
+        for part, ids, lengths in self._open(stream.extents.slice(fetch.extents.start, fetch.extents.stop), fetch):
+            tokens.extend(map(_TOKEN.pack, ids, lengths))
+            out.append(part)
+        return b"".join(tokens), b"".join(out)
+
+    def _fetch_apart(self, extents: Extents, at: list[int], fetch: _Fetch) -> list[tuple[int, memoryview]]:
+        part = extents.slice(fetch.extents.start, fetch.extents.stop)
+        places = at[fetch.extents.start : fetch.extents.stop]
+        return [(place, view) for place, (view, *_) in zip(places, self._open(part, fetch), strict=True)]
+
+    def _open(self, extents: Extents, fetch: _Fetch) -> Iterator[tuple[memoryview, list[bytes], list[int]]]:
+        """Each extent's bytes, and the ids and lengths of its pieces, verified; consecutive extents share a decoded frame."""
         birth, pack = self._manifest.packs[fetch.pack]
         key = self._keyring.piece_key
         what = f"pack {pack_name(pack)} (needed by {self._backup}, source {self._source})"
@@ -165,9 +201,8 @@ class StreamReader:
             box = self._keys.box(birth, pack)
         except ObjectMissing:
             data, box = memoryview(b""), None
-        tokens: list[bytes] = []
-        out: list[memoryview] = []
         opened: tuple[int, list[int], list[int], memoryview] | None = None
+        seen: dict[tuple[int, int], list[bytes]] = {}
         for number, offset, length, begin, count, size, check in zip(
             extents.frame.tolist(),
             extents.offset.tolist(),
@@ -184,17 +219,17 @@ class StreamReader:
                     lengths, plain = open_frame(box, self._keyring.vault, birth, number, frame, what=what)
                 else:
                     lengths, plain = self._moved(birth, number, what)
-                opened = (number, lengths, starts(lengths), plain)
+                opened, seen = (number, lengths, starts(lengths), plain), {}
             _, lengths, places, plain = opened
             if begin + count > len(lengths):
                 raise Damaged(f"frame {number} of {what} holds fewer pieces than the manifest says")
             part = plain[places[begin] : places[begin + count]]
-            ids = identify(key, part, lengths[begin : begin + count])
+            if (begin, count) not in seen:
+                seen[begin, count] = identify(key, part, lengths[begin : begin + count])
+            ids = seen[begin, count]
             if len(part) != size or check_of(key, ids) != check:
                 raise Damaged(f"frame {number} of {what} does not hold the pieces that the manifest says")
-            tokens.extend(map(_TOKEN.pack, ids, lengths[begin : begin + count]))
-            out.append(part)
-        return b"".join(tokens), b"".join(out)
+            yield part, ids, lengths[begin : begin + count]
 
     def _moved(self, birth: bytes, number: int, what: str) -> tuple[list[int], memoryview]:
         """A frame whose pack is gone: a prune moved it, or it is lost."""
@@ -215,8 +250,11 @@ class StreamReader:
         )
 
 
-def _plan(extents: Extents, first: int, last: int) -> list[_Fetch]:
-    """Groups extents in order, as long as they lie forward in one pack with small gaps."""
+def _plan(extents: Extents, first: int, last: int, *, whole_frames: bool = False) -> list[_Fetch]:
+    """Groups extents in order, as long as they lie forward in one pack with small gaps.
+
+    `whole_frames`: all extents of a frame that follow each other come into one group, however many bytes they make.
+    """
     packs, offsets, lengths = extents.pack.tolist(), extents.offset.tolist(), extents.length.tolist()
     fetches: list[_Fetch] = []
     begin = first
@@ -228,8 +266,7 @@ def _plan(extents: Extents, first: int, last: int) -> list[_Fetch]:
             stop < last
             and packs[stop] == pack
             and (offsets[stop] == offsets[stop - 1] or end <= offsets[stop] <= end + _GAP)
-            and end - start < _FETCH
-            and raw < 8 * _FETCH
+            and ((end - start < _FETCH and raw < 8 * _FETCH) or (whole_frames and offsets[stop] == offsets[stop - 1]))
         ):
             end = max(end, offsets[stop] + lengths[stop])
             raw += int(extents.bytes[stop])

@@ -55,6 +55,9 @@ class SourceSink:
             self.streams.append(builder)
         return builder
 
+    def holds(self, ids: bytes) -> bool:
+        return self._session.desk.holds(ids)
+
 
 class Session:
     """A backup being taken. Use as a context manager; without `commit` nothing becomes visible."""
@@ -282,6 +285,8 @@ class Session:
                     "status": outcome["status"],
                     "bytes": outcome["facts"].get("bytes", 0),
                     "type": outcome["facts"].get("type"),
+                    # What a prune must know without a reader key: which part of the log the backup needs.
+                    **({"wal": outcome["facts"]["wal"]} if "wal" in outcome["facts"] else {}),
                 }
                 for name, outcome in self._outcomes.items()
             },

@@ -40,6 +40,13 @@ class Desk:
     """Bytes of pieces that the vault did not have."""
     after_block: Callable[[], None] = lambda: None
 
+    def holds(self, ids: bytes) -> bool:
+        """Whether every piece of these tokens is known, so that a `reuse` will find it."""
+        if len(ids) % _TOKEN.size:
+            return False
+        with self.lock:
+            return min(self.pieces.find([piece for piece, _ in _TOKEN.iter_unpack(ids)]), default=0) >= 0
+
 
 class _Frame:
     """A frame while pieces are put into it."""

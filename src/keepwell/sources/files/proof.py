@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from keepwell.core.errors import Interrupted, SourceError, UsageError
-from keepwell.core.streams import Buffer, Context, Cut, Discard, Facts, Finding, Streams, StreamWriter
+from keepwell.core.streams import Buffer, Context, Cut, Discard, Facts, Finding, Streams, StreamWriter, in_order
 from keepwell.sources.files.attributes import group_id, holds_xattrs, user_id
 from keepwell.sources.files.capture import capture
 from keepwell.sources.files.entries import TREE, Entry, identity, parts, read_tree, show
@@ -198,6 +198,12 @@ class _TreeOnly:
         self._file.seek(start)
         while block := self._file.read(1 << 20):
             yield block
+
+    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
+        return in_order(self, name)
+
+    def holds(self, ids: bytes) -> bool:
+        return False
 
 
 class _ToFile:
