@@ -576,7 +576,7 @@ def test_what_is_lost_of_a_database_file_becomes_zeros(place: Place) -> None:
     saved = found.read_bytes()
     assert (found.name, len(saved)) == ("database.db.incomplete", len(content))
     different = [at for at in range(0, len(content), 8192) if saved[at : at + 8192] != content[at : at + 8192]]
-    assert 0 < len(different) <= 17, "one frame of 128 KiB"
+    assert 0 < len(different) <= 65, "one frame of 512 KiB"
     assert not any(saved[different[0] : different[-1] + 8192])
 
 

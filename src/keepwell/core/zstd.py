@@ -14,17 +14,16 @@ else:
 
 _local = threading.local()
 
-# What level 3 means here: the same strategy as zstd's own, with tables small enough for a core's own cache and matches
-# of at least six bytes. On database text in frames of 512 KiB that is half as fast again as zstd's level 3 at the
-# same ratio (docs/why/speed.md has the measurement); for frames of 256 KiB zstd's own choice is also 4 % larger.
+# What level 3 means here: one table, small enough for a core's innermost caches, and matches of at least six bytes. On database
+# text in frames of 512 KiB that takes two thirds of the time of zstd's level 3, for 1 % more bytes (docs/why/speed.md).
 _C = zstd.CompressionParameter
 _LEVEL_3: dict[int, int] = {
     _C.compression_level: 3,
-    _C.strategy: int(zstd.Strategy.dfast),
+    _C.strategy: int(zstd.Strategy.fast),
     _C.window_log: 19,
-    _C.hash_log: 16,
-    _C.chain_log: 16,
+    _C.hash_log: 15,
     _C.min_match: 6,
+    _C.target_length: 0,
 }
 
 

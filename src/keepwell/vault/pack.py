@@ -21,8 +21,8 @@ from keepwell.vault.index import PackEntry, Section, decode_entry, encode_entry
 from keepwell.vault.layout import PACK_SIZE
 
 MAGIC, END = b"KWPK", b"KWPE"
-FRAME_SIZE = {"content": 512 << 10, "pages": 128 << 10}
-"""Bytes of pieces in a frame: text gains from large ones; pages of a database file are read back one by one."""
+FRAME_SIZE = 512 << 10
+"""Bytes of pieces in a frame: large enough to compress well, small enough to be decoded for a single table or file."""
 MOST_PIECES = 4096
 """Pieces in a frame, so that a frame of tiny files stays a frame."""
 FRAME_HEADER = struct.Struct("<IIBBH16sI")
@@ -63,7 +63,7 @@ class PackBuilder:
         self._box = AESGCM(key)
         sealed = keyring.seal("pack", self.birth, key)
         head = _HEAD.pack(MAGIC, 1, 0, 1) + self.birth + struct.pack("<I", len(sealed)) + sealed
-        self._buffer = bytearray(target + 2 * max(FRAME_SIZE.values()))
+        self._buffer = bytearray(target + 2 * FRAME_SIZE)
         self._buffer[: len(head)] = head
         self._end = len(head)
         self._target = target

@@ -171,7 +171,7 @@ class StreamBuilder:
                     frame.pieces.append(view[at : at + length])
                     frame.size += length
                     desk.new += length
-                    if frame.size >= FRAME_SIZE[self.cut] or len(frame.ids) >= MOST_PIECES:
+                    if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
                         full.append(frame)
                         self._frame = None
                 self._extend(location, piece, length)

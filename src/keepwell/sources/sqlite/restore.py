@@ -71,22 +71,29 @@ def restore(
     return report
 
 
+_BLOCK = 1 << 20
+
+
 def fetch(facts: Facts, streams: Streams, into: Path, context: Context) -> None:
-    """Write the stream to the new file `into`. Raises Damaged unless it has the size and digest of the backup."""
+    """Write the stream to the new file `into`. Raises Damaged unless it has the size and digest of the backup.
+
+    Pages that changed over many backups lie scattered in the vault, so they are written as they come.
+    """
     task = f"{facts['database']}: restore"
     hasher = blake3()
     size = 0
     context.progress.begin(task, facts["size"])
     try:
-        with into.open("xb", buffering=0) as file:
-            for block in streams.read(STREAM):
+        with into.open("x+b", buffering=0) as file:
+            for place, block in streams.scatter(STREAM):
                 _stop_if_cancelled(context)
-                hasher.update(block)
-                view = memoryview(block)
-                while view:
-                    view = view[file.write(view) :]
-                size += len(block)
+                done = 0
+                while done < len(block):
+                    done += os.pwrite(file.fileno(), memoryview(block)[done:], place + done)
                 context.progress.advance(task, len(block))
+            while block := file.read(_BLOCK):
+                hasher.update(block)
+                size += len(block)
     except OSError as error:
         raise SourceError(
             f"cannot write to {into.parent}: {error.strerror}", hint="Check the rights and the free space there."
