@@ -92,10 +92,10 @@ def document(results: Results, contenders: list[Contender], limits: str) -> str:
     lines += ["", limits, ""]
     ratios = goals(results)
     if ratios:
-        lines += ["## Ratios", "", *_table(("work", "against", "to reach", "measured", ""), ratios), ""]
+        lines += ["## Ratios", "", *table(("work", "against", "to reach", "measured", ""), ratios), ""]
     if results.singles:
         singles = [(what, asked, got, "reached" if met else "**missed**") for what, got, asked, met in results.singles]
-        lines += ["## Limits", "", *_table(("what", "to reach", "measured", ""), singles), ""]
+        lines += ["## Limits", "", *table(("what", "to reach", "measured", ""), singles), ""]
     lines += ["## Medians", ""]
     rows = []
     for work, names in results.times.items():
@@ -111,7 +111,7 @@ def document(results: Results, contenders: list[Contender], limits: str) -> str:
                         show_size(results.peak(work, contender.name) or 0),
                     )
                 )
-    lines += [*_table(("work", "by", "time", "stored", "peak memory"), rows), "", "## All runs", ""]
+    lines += [*table(("work", "by", "time", "stored", "peak memory"), rows), "", "## All runs", ""]
     rows = []
     for work, names in results.times.items():
         for name, runs in names.items():
@@ -125,7 +125,7 @@ def document(results: Results, contenders: list[Contender], limits: str) -> str:
                     ", ".join(f"{run.peak / 1e6:.0f}" for run in runs),
                 )
             )
-    lines += _table(("work", "by", "seconds", "bytes stored", "peak MB"), rows)
+    lines += table(("work", "by", "seconds", "bytes stored", "peak MB"), rows)
     return "\n".join(lines) + "\n"
 
 
@@ -149,7 +149,7 @@ def _text(path: str) -> str:
         return ""
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     def line(cells: tuple[str, ...]) -> str:
         # `|` in a shell pipeline would end the cell.
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

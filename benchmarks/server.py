@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ class Server:
     port: int
     programs: Path
     version: str
+    data: Path
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -87,7 +88,7 @@ def programs(major: int) -> Path:
 
 
 @contextmanager
-def throwaway(folder: Path, major: int) -> Iterator[Server]:
+def throwaway(folder: Path, major: int, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Starts a server with its data in `folder` (made new), stops it and removes the data at the end."""
     where = programs(major)
     user = _unprivileged()
@@ -110,7 +111,12 @@ def throwaway(folder: Path, major: int) -> Iterator[Server]:
     ]
     subprocess.run([*initdb, "--locale=C.UTF-8"], check=True, stdout=subprocess.DEVNULL, user=user, cwd="/")
     port = _free_port()
-    options = {**SETTINGS, "port": str(port), "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+    options = {
+        **SETTINGS,
+        "port": str(port),
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": str(folder),
+    } | dict(settings or {})
     command: list[str | Path] = [
         where / "postgres",
         "-D",
@@ -122,7 +128,7 @@ def throwaway(folder: Path, major: int) -> Iterator[Server]:
         try:
             _wait_until_ready(process, port, log)
             version = subprocess.run([where / "postgres", "--version"], check=True, capture_output=True, text=True)
-            yield Server(port, where, version.stdout.strip())
+            yield Server(port, where, version.stdout.strip(), data)
         finally:
             process.send_signal(signal.SIGINT)
             try:

@@ -65,7 +65,7 @@ def test_what_is_left_out_is_what_the_strategy_says(loaded):
     assert policy.environments["production"].timezone == "UTC"
     assert policy.environments["production"].verify == "checks"
     assert policy.vault.grace == dt.timedelta(hours=24)
-    assert policy.vault.compression == 3
+    assert policy.vault.compression is None
     assert policy.vault.pack_size == 32 << 20
 
 

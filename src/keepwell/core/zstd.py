@@ -14,10 +14,13 @@ else:
 
 _local = threading.local()
 
-# What level 3 means here: one table, small enough for a core's innermost caches, and matches of at least six bytes. On database
+OWN = 0
+"""The level that stands for keepwell's own parameters."""
+
+# One table, small enough for a core's innermost caches, and matches of at least six bytes. On database
 # text in frames of 512 KiB that takes two thirds of the time of zstd's level 3, for 1 % more bytes (docs/why/speed.md).
 _C = zstd.CompressionParameter
-_LEVEL_3: dict[int, int] = {
+_OWN: dict[int, int] = {
     _C.compression_level: 3,
     _C.strategy: int(zstd.Strategy.fast),
     _C.window_log: 19,
@@ -28,10 +31,10 @@ _LEVEL_3: dict[int, int] = {
 
 
 def compress(data: Buffer, level: int) -> bytes:
-    """One frame. Keeps a context per thread and level: making one costs more than a small frame does."""
+    """One frame; `level` is OWN, or 1 to 19 as zstd means them. Keeps a context per thread and level: making one costs more than a small frame does."""
     contexts: dict[int, zstd.ZstdCompressor] = _local.__dict__.setdefault("contexts", {})
     if level not in contexts:
-        contexts[level] = zstd.ZstdCompressor(options=_LEVEL_3) if level == 3 else zstd.ZstdCompressor(level=level)
+        contexts[level] = zstd.ZstdCompressor(options=_OWN) if level == OWN else zstd.ZstdCompressor(level=level)
     return contexts[level].compress(data, mode=zstd.ZstdCompressor.FLUSH_FRAME)
 
 

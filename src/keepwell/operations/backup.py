@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keepwell.core import zstd
 from keepwell.core.clock import iso
 from keepwell.core.errors import (
     Busy,
@@ -132,7 +133,7 @@ def backup(loaded: LoadedPolicy, request: BackupRequest, context: Context) -> Ba
             environment=request.environment,
             tier=tier,
             now=now,
-            level=loaded.policy.vault.compression,
+            level=loaded.policy.vault.compression or zstd.OWN,
             jobs=context.jobs,
             pack_size=loaded.policy.vault.pack_size,
         )

@@ -87,7 +87,7 @@ def _vault(answers: Answers) -> Iterator[str]:
     yield "# How long what `keepwell prune` took out can still be brought back."
     yield '#grace = "24h"'
     yield "# Zstandard level: 1 is fast, 19 small."
-    yield "#compression = 3"
+    yield "#compression = 9"
 
 
 def _environment(environment: EnvironmentAnswer) -> Iterator[str]:

@@ -91,7 +91,12 @@ class VaultPolicy(Table):
         validate_default=True,
         description="How long what `keepwell prune` took out can still be brought back.",
     )
-    compression: StrictInt = Field(default=3, ge=1, le=19, description="Zstandard level: 1 is fast, 19 small.")
+    compression: StrictInt | None = Field(
+        default=None,
+        ge=1,
+        le=19,
+        description="Zstandard level: 1 is fast, 19 small. Default: keepwell's own parameters, faster than 3 and nearly as small.",
+    )
     pack_size: PackSize = Field(
         default="32 MiB", validate_default=True, description="Size of the objects in the store."
     )

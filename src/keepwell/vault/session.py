@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from keepwell import __version__
+from keepwell.core import zstd
 from keepwell.core.clock import iso
 from keepwell.core.errors import Busy, ObjectExists, ObjectMissing, UsageError
 from keepwell.core.streams import Cut, Facts, Json, StreamWriter
@@ -71,7 +72,7 @@ class Session:
         environment: str,
         tier: str,
         now: dt.datetime,
-        level: int = 3,
+        level: int = zstd.OWN,
         jobs: int = 2,
         pack_size: int = PACK_SIZE,
     ) -> None:
