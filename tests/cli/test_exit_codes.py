@@ -209,7 +209,7 @@ def test_an_unexpected_fault_is_told_shortly_and_without_its_text(ready, monkeyp
     def broken(*_args, **_more):
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr("keepwell.vault.vault.Vault.backups", broken)
+    monkeypatch.setattr("keepwell.vault.vault.Vault.scan", broken)
     error = failed(ready("list", "--json"), 1, "Unexpected")
     assert "RuntimeError" in error["message"]
     ran = ready("list")

@@ -34,11 +34,20 @@ def run(
                 entry.backup,
                 entry.tier,
                 entry.status,
-                show_size(entry.bytes),
-                show_size(entry.stored),
+                _size(entry.bytes),
+                _size(entry.stored),
                 "proven" if entry.proven else "-",
             ]
             for entry in found
         ],
         right=(3, 4),
     )
+    for entry in found:
+        if entry.status == "damaged":
+            output.warn(f"{entry.backup} is damaged: {entry.damage}")
+        elif entry.damage:
+            output.warn(f"{entry.backup}: {entry.damage}")
+
+
+def _size(size: int | None) -> str:
+    return "-" if size is None else show_size(size)

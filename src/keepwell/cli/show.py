@@ -14,20 +14,35 @@ from keepwell.core.units import show_size
 
 if TYPE_CHECKING:
     from keepwell.core.streams import Json
-    from keepwell.operations.listing import Shown
+    from keepwell.operations.listing import Shown, ShownDamaged
 
 
-def run(ctx: typer.Context, backup: Annotated[str, typer.Argument(metavar="BACKUP")]) -> None:
+def run(ctx: typer.Context, backup: Annotated[str, typer.Argument(metavar="BACKUP")]) -> int:
     """What is in one backup: sources, tables and rows, sizes, proofs.
 
-    With a writer key only what metadata.json says: the rest is sealed.
+    With a writer key only what metadata.json says: the rest is sealed. Exits 1 when the backup is damaged.
     """
-    from keepwell.operations.listing import show
+    from keepwell.operations.listing import ShownDamaged, show
 
     session: Session = ctx.obj
     shown = show(session.load(), backup)
     session.output.document(shown.json())
+    if isinstance(shown, ShownDamaged):
+        _print_damaged(session.output, shown)
+        return 1
     _print(session.output, shown)
+    return 0
+
+
+def _print_damaged(output: Output, shown: ShownDamaged) -> None:
+    line = shown.line
+    output.say(output.style(line.backup, "bold"))
+    facts = [("taken", line.time), ("tier", line.tier), ("status", "damaged"), ("damage", line.damage)]
+    _pairs(output, facts + [("object", name) for name in shown.objects])
+    output.fail(
+        f"{line.backup} is damaged and cannot be restored from here",
+        f"Put metadata.json back from a copy of the vault, or use another backup: keepwell list {line.environment}",
+    )
 
 
 def _print(output: Output, shown: Shown) -> None:
@@ -54,7 +69,10 @@ def _print(output: Output, shown: Shown) -> None:
         output.say()
         output.table(
             ["PROOF", "LEVEL", "RESULT", ""],
-            [[iso(p.time), p.level, "passed" if p.passed else "FAILED", p.summary] for p in shown.proofs],
+            [
+                [iso(p.time), p.level, "passed" if p.passed else "damaged" if p.unreadable else "FAILED", p.summary]
+                for p in shown.proofs
+            ],
         )
 
 

@@ -129,10 +129,22 @@ def _vault(found: list[Diagnosis], loaded: LoadedPolicy) -> Vault | None:
 
 def _biggest(found: list[Diagnosis], vault: Vault) -> int:
     try:
-        backups = vault.backups()
+        vault.config.require("read")
+        catalogue = vault.scan()
     except KeepwellError as error:
         found.append(Diagnosis("vault", "fail", error.message, error.hint))
         return 0
+    backups = catalogue.backups
+    found += [
+        Diagnosis(
+            "vault",
+            "fail",
+            f"{bad.id} is damaged: {bad.message}",
+            "Look for more damage (`keepwell check --data`), put the object back from a copy of the vault, and take a new "
+            "backup.",
+        )
+        for bad in catalogue.damaged
+    ]
     found.append(Diagnosis("vault", "ok", f"{vault.store.url} can be read; backups in it: {len(backups):,}"))
     return max((int(backup.document["bytes"]["read"]) for backup in backups[-20:]), default=0)
 

@@ -9,9 +9,9 @@ from keepwell.core.errors import BackupNotFound
 from keepwell.core.streams import Json
 from keepwell.operations.opening import open_vault
 from keepwell.policy.load import LoadedPolicy
-from keepwell.vault.catalog import Backup, Proof
-from keepwell.vault.layout import parse_name
-from keepwell.vault.vault import BackupReader, Vault
+from keepwell.vault.catalog import Backup, DamagedBackup, Proof
+from keepwell.vault.layout import parse_id, parse_name
+from keepwell.vault.vault import BackupReader
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,17 @@ class Listed:
     tier: str
     time: str
     status: str
-    bytes: int
-    """Read from the sources."""
-    stored: int
-    """Added to the store."""
+    """`complete`, `incomplete`, or `damaged`: its metadata.json cannot be believed."""
+    bytes: int | None
+    """Read from the sources. None where that is not known."""
+    stored: int | None
+    """Added to the store. None where that is not known."""
     proven: bool
+    damage: str = ""
+    """What is wrong with a backup that is damaged, or with the proof of another."""
 
     def json(self) -> dict[str, Json]:
-        return dict(vars(self))
+        return {key: value for key, value in vars(self).items() if key != "damage" or value}
 
 
 def listed(backup: Backup) -> Listed:
@@ -43,6 +46,21 @@ def listed(backup: Backup) -> Listed:
         int(backup.document["bytes"]["read"]),
         backup.size,
         backup.proven,
+        f"{backup.doubt} was altered or cut short: whether it is proven is not known" if backup.doubt else "",
+    )
+
+
+def listed_damaged(backup: DamagedBackup) -> Listed:
+    return Listed(
+        str(backup.id),
+        backup.id.environment,
+        backup.tier,
+        iso(backup.time),
+        "damaged",
+        None,
+        None,
+        proven=False,
+        damage=backup.message,
     )
 
 
@@ -53,16 +71,20 @@ def backup_of(folder: str) -> str:
 
 
 def list_backups(loaded: LoadedPolicy, environment: str | None = None) -> list[Listed]:
-    """Oldest first. Raises BackupNotFound where neither the policy nor the vault knows the environment."""
+    """Oldest first, damaged ones among them. Raises BackupNotFound where neither the policy nor the vault knows the
+    environment.
+    """
     vault = open_vault(loaded)
-    backups = vault.backups()
-    known = set(loaded.policy.environments) | {backup.id.environment for backup in backups}
+    vault.config.require("read")
+    catalogue = vault.scan()
+    lines = [listed(backup) for backup in catalogue.backups] + [listed_damaged(bad) for bad in catalogue.damaged]
+    known = set(loaded.policy.environments) | {line.environment for line in lines}
     if environment is not None and environment not in known:
         raise BackupNotFound(
             f"neither the policy nor the vault has an environment {environment!r}",
             hint=f"There is: {', '.join(sorted(known))}." if known else "The vault has no backups yet.",
         )
-    return [listed(backup) for backup in backups if environment in {None, backup.id.environment}]
+    return sorted((line for line in lines if environment in {None, line.environment}), key=lambda line: line.backup)
 
 
 @dataclass(frozen=True)
@@ -87,15 +109,36 @@ class Shown:
             "key": self.role,
             "sources": self.sources,
             "proofs": [
-                {"time": iso(p.time), "level": p.level, "passed": p.passed, "summary": p.summary} for p in self.proofs
+                {"time": iso(p.time), "level": p.level, "passed": p.passed, "summary": p.summary}
+                | ({"damaged": True} if p.unreadable else {})
+                for p in self.proofs
             ],
             "portable": self.extras,
         }
 
 
-def show(loaded: LoadedPolicy, name: str) -> Shown:
-    """Raises BackupNotFound, Damaged."""
+@dataclass(frozen=True)
+class ShownDamaged:
+    """What is left of a backup whose metadata.json cannot be believed."""
+
+    line: Listed
+    objects: list[str]
+    """Names of what lies in its folder."""
+
+    def json(self) -> dict[str, Json]:
+        return self.line.json() | {"objects": self.objects}
+
+
+def show(loaded: LoadedPolicy, name: str) -> Shown | ShownDamaged:
+    """A damaged backup only where it is named by its id. Raises BackupNotFound, Damaged."""
     vault = open_vault(loaded)
+    if "/" in name:
+        vault.config.require("read")
+        wanted = parse_id(name)
+        for bad in vault.scan(wanted.environment, with_proofs=False).damaged:
+            if bad.id == wanted:
+                names = [info.name.removeprefix(bad.folder) for info in vault.store.list(bad.folder)]
+                return ShownDamaged(listed_damaged(bad), sorted(names))
     backup = vault.find(name)
     reader = vault.read(backup) if vault.keyring.role == "reader" else None
     return Shown(
@@ -103,13 +146,9 @@ def show(loaded: LoadedPolicy, name: str) -> Shown:
         backup.document,
         _sources(backup, reader),
         vault.keyring.role,
-        _proofs(vault, backup),
+        vault.proofs(backup),
         [extra.removeprefix(backup.folder) for extra in backup.extras],
     )
-
-
-def _proofs(vault: Vault, backup: Backup) -> list[Proof]:
-    return vault.proofs(backup)
 
 
 def _sources(backup: Backup, reader: BackupReader | None) -> dict[str, dict[str, Json]]:

@@ -14,7 +14,7 @@ from keepwell.operations.opening import open_vault
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.models import Environment
 from keepwell.policy.schedule import next_due, previous_due
-from keepwell.vault.catalog import Backup, Proof
+from keepwell.vault.catalog import Backup, DamagedBackup, Proof
 from keepwell.vault.vault import Vault
 
 State: TypeAlias = Literal["ok", "warn", "fail"]
@@ -40,6 +40,8 @@ class EnvironmentStatus:
     """The newest of its proofs that counts."""
     failed: Proof | None
     """The newest proof of a backup that is newer than `proven`, where it failed."""
+    damaged: tuple[DamagedBackup, ...]
+    """Oldest first."""
     due: dt.datetime | None
     overdue_since: dt.datetime | None
 
@@ -55,14 +57,24 @@ class EnvironmentStatus:
         return float(seconds["total"]) if "total" in seconds else None
 
     def problems(self) -> list[Problem]:
+        broken = [Problem("fail", f"{bad.id} is damaged: {bad.message}") for bad in self.damaged]
         if self.policy is None:
-            return [Problem("ok", "not in the policy any more; its backups stay")]
+            return [*broken, Problem("ok", "not in the policy any more; its backups stay")]
         if self.newest is None:
-            return [Problem("fail", f"there is no complete backup: keepwell backup {self.environment}")]
-        found = [*self._age(), *self._time()]
+            return [*broken, Problem("fail", f"there is no complete backup: keepwell backup {self.environment}")]
+        found = [*broken, *self._age(), *self._time()]
         if self.overdue_since:
             found.append(Problem("warn", f"a backup is due since {iso(self.overdue_since)}"))
-        if self.failed:
+        if self.failed and self.failed.unreadable:
+            name = self.failed.name.rpartition("/")[2]
+            found.append(
+                Problem(
+                    "fail",
+                    f"{name} of {self.failed.backup} was altered or cut short, so whether it is proven is not known: "
+                    f"keepwell verify {self.failed.backup}",
+                )
+            )
+        elif self.failed:
             found.append(Problem("fail", f"the proof of {self.failed.backup} failed: {self.failed.summary}"))
         if self.proven is None:
             found.append(Problem("warn", f"no backup is proven: keepwell verify {self.environment}@latest"))
@@ -115,6 +127,7 @@ class EnvironmentStatus:
             "newest": _point(self.newest, self.now),
             "proven": _point(self.proven, self.now),
             "proof": {"time": iso(self.proof.time), "level": self.proof.level} if self.proof else None,
+            "damaged": [{"backup": str(bad.id), "time": iso(bad.time), "damage": bad.message} for bad in self.damaged],
             "schedule": self.policy.schedule if self.policy else None,
             "next_due": iso(self.due) if self.due else None,
             "overdue_since": iso(self.overdue_since) if self.overdue_since else None,
@@ -134,25 +147,37 @@ class EnvironmentStatus:
 def status(loaded: LoadedPolicy, context: Context) -> list[EnvironmentStatus]:
     """One of each environment of the policy, then of those that only the vault knows."""
     vault, now = open_vault(loaded), context.clock.now()
-    backups = vault.backups()
+    vault.config.require("read")
+    catalogue = vault.scan()
+    backups, damaged = catalogue.backups, catalogue.damaged
     known = list(loaded.policy.environments)
-    known += sorted({b.id.environment for b in backups} - set(known))
+    known += sorted(({b.id.environment for b in backups} | {b.id.environment for b in damaged}) - set(known))
     return [
         _status(
-            vault, name, loaded.policy.environments.get(name), [b for b in backups if b.id.environment == name], now
+            vault,
+            name,
+            loaded.policy.environments.get(name),
+            [b for b in backups if b.id.environment == name],
+            tuple(bad for bad in damaged if bad.id.environment == name),
+            now,
         )
         for name in known
     ]
 
 
 def _status(
-    vault: Vault, name: str, policy: Environment | None, backups: Sequence[Backup], now: dt.datetime
+    vault: Vault,
+    name: str,
+    policy: Environment | None,
+    backups: Sequence[Backup],
+    damaged: tuple[DamagedBackup, ...],
+    now: dt.datetime,
 ) -> EnvironmentStatus:
     newest = next((b for b in reversed(backups) if b.status == "complete"), None)
     proven = next((b for b in reversed(backups) if b.proven), None)
     proof = next(p for p in reversed(vault.proofs(proven)) if p.counts) if proven else None
     tried = next((b for b in reversed(backups) if b.proofs), None)
-    last = vault.proofs(tried)[-1] if tried and tried is not proven else None
+    last = next(reversed(vault.proofs(tried)), None) if tried and tried is not proven else None
     due = overdue = None
     if policy is not None and policy.schedule is not None:
         due = next_due(policy.schedule, now, policy.timezone)
@@ -160,7 +185,7 @@ def _status(
         if newest is not None and newest.time < last_due and now - last_due > _LATE:
             overdue = last_due
     failed = last if last is not None and not last.passed else None
-    return EnvironmentStatus(name, now, policy, newest, proven, proof, failed, due, overdue)
+    return EnvironmentStatus(name, now, policy, newest, proven, proof, failed, damaged, due, overdue)
 
 
 def _point(backup: Backup | None, now: dt.datetime) -> dict[str, Json] | None:

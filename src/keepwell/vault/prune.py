@@ -51,6 +51,8 @@ class PruneReport:
     deleted_bytes: int = 0
     spared_packs: int = 0
     """Condemned packs of which a later backup had begun to use something: that was moved before they were deleted."""
+    withheld: list[str] = field(default_factory=list)
+    """Backups that were to be removed and stay, since a proof of them cannot be read: it may be what protects them."""
     waiting: list[dict[str, object]] = field(default_factory=list)
     """Marks whose grace time is not over, or whose objects a lock protects."""
 
@@ -102,7 +104,7 @@ def undo(vault: Vault) -> list[str]:
 
 
 def _is_back(vault: Vault, metadata: str) -> bool:
-    return _there(vault, metadata) and not _given_up(vault, metadata)
+    return _there(vault, metadata) and not _given_up(vault, metadata, unknown=False)
 
 
 def _condemn(
@@ -119,8 +121,18 @@ def _condemn(
     old_indexes = [info.name for info in vault.store.list("index/")]
     there = inventory.packs(vault.store)
     catalogue = vault.scan(with_proofs=False)
+    for bad in catalogue.damaged:
+        # Its manifest counts like any other, so that what it may need stays; no rule can tell that it is not wanted.
+        progress.warn(f"{bad.id} is damaged and is kept with all that it may need: {bad.message}")
     trash = vault.trash()
-    backups = {b.folder: str(b.id) for b in remove}
+    for backup in remove:
+        if backup.doubt:
+            report.withheld.append(str(backup.id))
+            progress.warn(
+                f"{backup.id} stays although no rule keeps it: {backup.doubt} cannot be read, and may say that it is "
+                f"proven. `keepwell verify {backup.id}` proves it anew"
+            )
+    backups = {b.folder: str(b.id) for b in remove if not b.doubt}
     for backup in catalogue.abandoned:
         backups[backup.folder] = str(backup.id)
     for info in catalogue.uncommitted:
@@ -378,18 +390,22 @@ def _still_needed(
 def _delete_backup(vault: Vault, folder: str) -> None:
     """`metadata.json` first: a backup that is half gone must not be listed.
 
-    That of a backup that was given up goes last: while it is there its writer, should it wake up, cannot commit.
+    That of a backup that was given up goes last: while it is there its writer, should it wake up, cannot commit. So does
+    one that cannot be read: it may be of such a backup, and as long as the mark is there neither is listed.
     """
     metadata = folder + "metadata.json"
-    last = _given_up(vault, metadata)
+    last = _given_up(vault, metadata, unknown=True)
     names = [info.name for info in vault.store.list(folder)]
     for name in sorted(names, key=lambda n: ((n == metadata) == last, n.endswith("/manifest"), n)):
         vault.store.delete(name)
         vault.forget(name)
 
 
-def _given_up(vault: Vault, metadata: str) -> bool:
+def _given_up(vault: Vault, metadata: str, *, unknown: bool) -> bool:
+    """`unknown` is the answer where the object was altered."""
     try:
         return decode_metadata(vault.keyring, metadata, vault.store.get(metadata)).status == "abandoned"
-    except (ObjectMissing, Damaged):
+    except ObjectMissing:
         return False
+    except Damaged:
+        return unknown

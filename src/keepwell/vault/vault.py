@@ -7,18 +7,18 @@ import datetime as dt
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keepwell.core import zstd
 from keepwell.core.clock import iso
 from keepwell.core.errors import Damaged, KeyMissing, KeyWrong, ObjectExists, ObjectMissing, StoreError
 from keepwell.core.streams import Facts, Json
 from keepwell.keys import crypto, slots
 from keepwell.keys.keyring import Keyring, Role
-from keepwell.stores.base import ObjectInfo, Store
+from keepwell.stores.base import Store
 from keepwell.stores.probe import verify_conditional_put
 from keepwell.vault import config, layout
 from keepwell.vault.cache import ObjectCache, cache_folder
@@ -29,10 +29,11 @@ from keepwell.vault.catalog import (
     decode_metadata,
     decode_proof,
     encode_proof,
-    is_proven,
     resolve,
+    unreadable_proof,
 )
 from keepwell.vault.config import VaultConfig
+from keepwell.vault.folders import Catalogue
 from keepwell.vault.layout import PACK_SIZE, pack_name, parse_name
 from keepwell.vault.trash import Trash, read_trash
 
@@ -192,15 +193,18 @@ class Vault:
     # Reading
 
     def backups(self, environment: str | None = None) -> list[Backup]:
-        """Committed backups, oldest first, without those that a prune condemned. Raises Damaged."""
+        """Committed backups, oldest first, without those that a prune condemned or that are damaged (see `scan`)."""
         self.config.require("read")
         return self.scan(environment).backups
 
     def find(self, text: str) -> Backup:
         """See `catalog.resolve`."""
+        self.config.require("read")
         environment = text.partition("@")[0].partition("/")[0]
-        mine = self.backups(environment) if environment else []
-        return resolve(text, mine or self.backups())
+        found = self.scan(environment) if environment else None
+        if found is None or not (found.backups or found.damaged):
+            found = self.scan()
+        return resolve(text, found.backups, found.damaged)
 
     def read(self, backup: Backup) -> BackupReader:
         """Raises Damaged, KeyCannotRead."""
@@ -231,8 +235,9 @@ class Vault:
         return BackupReader(self, backup, decode(self.keyring, backup.manifest, str(backup.id), raw))
 
     def proofs(self, backup: Backup) -> list[Proof]:
-        """Oldest first. Raises Damaged."""
-        return sorted((self._proof(name) for name in backup.proofs), key=lambda p: (p.time, p.name))
+        """Oldest first. What cannot be read stands among them as a proof that did not pass (`unreadable`)."""
+        found = [proof for name in backup.proofs if (proof := self._proof(backup, name)) is not None]
+        return sorted(found, key=lambda p: (p.time, p.name))
 
     def record(self, backup: Backup, proof: Proof) -> str:
         """Keeps a proof beside its backup; returns the object's name."""
@@ -268,7 +273,7 @@ class Vault:
         environment: str,
         tier: str,
         now: dt.datetime,
-        level: int = 3,
+        level: int = zstd.OWN,
         jobs: int = 2,
         pack_size: int = PACK_SIZE,
     ) -> Session:
@@ -285,10 +290,11 @@ class Vault:
             for entry in self.entries()
             if entry.pack not in condemned and there.get(pack_name(entry.pack)) == entry.size
         ]
-        previous = self.scan(environment, with_proofs=False).backups
+        there_are = self.scan(environment, with_proofs=False)
+        previous = sorted([b.id for b in there_are.backups] + [b.id for b in there_are.damaged])
         from keepwell.vault.session import Session, Snapshot
 
-        snapshot = Snapshot(entries, str(previous[-1].id) if previous else None)
+        snapshot = Snapshot(entries, str(previous[-1]) if previous else None)
         return Session(
             self.store,
             self.keyring,
@@ -340,15 +346,21 @@ class Vault:
         return read_trash(self.store, self.keyring)
 
     def scan(self, environment: str | None = None, *, with_proofs: bool = True) -> Catalogue:
-        """One listing of the backups' folders. Raises Damaged where the metadata or a proof of one was altered."""
+        """One listing of the backups' folders; those whose metadata was altered are in `damaged`."""
         return Catalogue.of(self, environment, with_proofs=with_proofs)
 
-    def _proof(self, name: str) -> Proof:
+    def _proof(self, backup: Backup, name: str) -> Proof | None:
+        """None where it was deleted since the listing."""
         try:
-            return decode_proof(self.keyring, name, self.fetch(name))
-        except Damaged:  # the cache, or the store?
-            self.forget(name)
-            return decode_proof(self.keyring, name, self.fetch(name))
+            try:
+                return decode_proof(self.keyring, name, self.fetch(name))
+            except Damaged:  # the cache, or the store?
+                self.forget(name)
+                return decode_proof(self.keyring, name, self.fetch(name))
+        except Damaged as error:
+            return unreadable_proof(backup, name, error.message)
+        except ObjectMissing:
+            return None
 
     def fetch(self, name: str) -> bytes:
         """A small immutable object, through the cache. Raises ObjectMissing where the store does not have it."""
@@ -364,79 +376,6 @@ class Vault:
 
     def forget(self, name: str) -> None:
         self._cache.drop(name)
-
-
-@dataclasses.dataclass
-class Catalogue:
-    """What the backups' folders hold."""
-
-    backups: list[Backup]
-    """Committed and not condemned, oldest first."""
-    abandoned: list[Backup]
-    uncommitted: list[ObjectInfo]
-    """Manifests without `metadata.json`."""
-    condemned: list[Backup]
-
-    @classmethod
-    def of(cls, vault: Vault, environment: str | None, *, with_proofs: bool) -> Catalogue:
-        trash = vault.trash()
-        folders: dict[str, list[ObjectInfo]] = {}
-        for info in _backup_objects(vault.store, environment):
-            placed = parse_name(info.name)
-            if placed is not None:
-                folders.setdefault(placed.id.folder(placed.tier), []).append(info)
-        # Threads are for waiting on the store; what the cache has is decoded twice as fast without them.
-        far = [item for item in folders.items() if not vault.has_at_hand(info.name for info in item[1])]
-        made: dict[str, Backup | None] = {}
-        if far:
-            with ThreadPoolExecutor(8, "catalogue") as pool:
-                found = pool.map(lambda item: _backup(vault, *item, with_proofs=with_proofs), far)
-                made = {folder: backup for (folder, _), backup in zip(far, found, strict=True)}
-        result = cls([], [], [], [])
-        for folder, objects in sorted(folders.items()):
-            backup = made[folder] if folder in made else _backup(vault, folder, objects, with_proofs=with_proofs)
-            if backup is None:
-                if folder not in trash.backups():
-                    result.uncommitted += [info for info in objects if info.name == folder + "manifest"]
-            elif folder in trash.backups():
-                result.condemned.append(backup)
-            elif backup.status == "abandoned":
-                result.abandoned.append(backup)
-            else:
-                result.backups.append(backup)
-        result.backups.sort(key=lambda b: b.id)
-        return result
-
-
-def _backup_objects(store: Store, environment: str | None) -> Iterator[ObjectInfo]:
-    if environment is not None:
-        yield from store.list(f"{environment}/")
-        return
-    for info in store.list(""):
-        if info.name.partition("/")[0] not in layout.RESERVED:
-            yield info
-
-
-def _backup(vault: Vault, folder: str, objects: Iterable[ObjectInfo], *, with_proofs: bool) -> Backup | None:
-    names = [info.name for info in objects]
-    if folder + "metadata.json" not in names:
-        return None
-    name = folder + "metadata.json"
-    try:
-        raw = vault.fetch(name)
-        try:
-            backup = decode_metadata(vault.keyring, name, raw)
-        except Damaged:  # the cache, or the store?
-            vault.forget(name)
-            backup = decode_metadata(vault.keyring, name, vault.fetch(name))
-    except ObjectMissing:  # deleted between the listing and now
-        return None
-    proofs = tuple(sorted(n for n in names if n.startswith(folder + "proof-")))
-    extras = tuple(sorted(set(names) - {name, backup.manifest} - set(proofs)))
-    backup = dataclasses.replace(backup, proofs=proofs, extras=extras)
-    if not with_proofs:
-        return backup
-    return dataclasses.replace(backup, proven=is_proven(backup, vault.proofs(backup)))
 
 
 def _open_slot(store: Store, configuration: VaultConfig, credential: slots.Credential) -> Keyring:
