@@ -63,6 +63,35 @@ def test_each_command_tells_how_to_call_it(keepwell):
         assert keepwell("key", name, "-h").out.startswith(f"Usage: keepwell key {name} ")
 
 
+def test_the_help_fits_a_terminal_and_shows_examples_as_they_are_to_be_typed(keepwell, monkeypatch):
+    import importlib
+    import re
+
+    from keepwell.cli.commands import COMMANDS, KEY_COMMANDS
+
+    monkeypatch.setenv("COLUMNS", "80")
+    examples = 0
+    calls = [((), None), (("key",), None)]
+    calls += [((name,), entry) for name, entry in COMMANDS.items() if name != "key"]
+    calls += [(("key", name), entry) for name, entry in KEY_COMMANDS.items()]
+    for call, entry in calls:
+        text = keepwell(*call, "--help").out
+        assert "\\b" not in text
+        assert "\b" not in text
+        assert not re.search(r"<str>|\[\[|[{}]", text), text
+        lines = [line.strip() for line in text.splitlines()]
+        shown = set()
+        if entry is not None:
+            about = importlib.import_module(f"keepwell.cli.{entry.module}").run.__doc__
+            for block in re.findall(r"\\b\n(.*?)(?:\n\n|\Z)", about, re.DOTALL):
+                shown |= {line.strip() for line in block.splitlines() if line.strip()}
+        examples += len(shown)
+        assert shown <= set(lines)
+        # A command to be copied must not be broken, however long it is.
+        assert [line for line in text.splitlines() if len(line) > 80 and line.strip() not in shown] == []
+    assert examples >= 5
+
+
 def test_the_help_shows_every_command_with_its_line(keepwell):
     from keepwell.cli.commands import COMMANDS
 

@@ -36,6 +36,8 @@ class LazyGroup(TyperGroup):
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
         app.command(cmd_name, cls=_Command, context_settings=_SETTINGS)(module.run)
         command: Any = get_command(app)
+        # In a raw docstring the mark of a paragraph that is not to be wrapped is two characters.
+        command.help = (command.help or "").replace("\\b\n", "\b\n")
         command.params += self.globals
         return command
 
@@ -61,6 +63,10 @@ class LazyGroup(TyperGroup):
 
 
 class _Command(TyperCommand):
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        # `[ENVIRONMENT]` and `BACKUP`, as the manual writes them, not `[[ENVIRONMENT]]` and `{BACKUP}`.
+        return [piece.replace("[[", "[").replace("]]", "]").strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _options(self, ctx, formatter)
 
@@ -73,7 +79,8 @@ def _options(command: Any, ctx: Any, formatter: Any) -> None:
         if record is None:
             continue
         if param.param_type_name == "argument":
-            sections["Arguments"].append(record)
+            text = record[1].removesuffix("[required]").strip() or _ARGUMENTS.get(param.name or "", "")
+            sections["Arguments"].append((str(param.metavar), text))
         else:
             everywhere = param.name in _GLOBAL or "--help" in param.opts
             sections["Global options" if everywhere else "Options"].append(record)
@@ -81,6 +88,11 @@ def _options(command: Any, ctx: Any, formatter: Any) -> None:
         if rows:
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=28)
+
+
+_ARGUMENTS = {
+    "backup": "Its id, or for example production@latest, production@proven, production@2026-11-22, or production: its latest."
+}
 
 
 def _epilog(text: str | None, formatter: Any) -> None:

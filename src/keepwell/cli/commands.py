@@ -44,7 +44,8 @@ ABOUT = """Backups that count only when they are proven.
 
 One policy file, keepwell.toml, says what to protect, where to keep it, and how fast it must be back."""
 
-FOOT = """A backup is named by its id (production/20261122T020003Z-7f3a), or as production@latest, production@proven,
-production@2026-11-22; a bare environment means its latest.
+FOOT = """A backup is named by its id (production/20261122T020003Z-7f3a), or as
+production@latest, production@proven, production@2026-11-22; a bare environment
+means its latest.
 
 On the worst day:  keepwell status,  keepwell restore production@proven --to …"""

@@ -23,7 +23,8 @@ def run(
 
     \b
     keepwell export production@proven --source app --to /tmp/leads
-    cd /tmp/leads && sha256sum -c *.sha256 && gunzip -c database.sql.gz | psql leads_restored
+    cd /tmp/leads && sha256sum -c *.sha256
+    gunzip -c database.sql.gz | psql leads_restored
 
     The copy is NOT encrypted.
     """
