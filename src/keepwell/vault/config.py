@@ -38,7 +38,7 @@ class VaultConfig:
         if unknown:
             raise UnsupportedFormat(
                 f"this vault has features that this keepwell does not know and must not {operation}: {', '.join(unknown)}",
-                hint="Update keepwell on this machine (pip install --upgrade keepwell).",
+                hint="Update keepwell on this machine, from where it was installed, and try again. Nothing was changed.",
             )
 
 
