@@ -116,7 +116,7 @@ class StreamBuilder:
             if min(found, default=0) < 0:
                 return False
             for (piece, length), location in zip(tokens, found, strict=True):
-                self._extend(location, piece, length)
+                self._extend(location, [piece], length)
         self._account(pieces, [length for _, length in tokens])
         return True
 
@@ -154,41 +154,61 @@ class StreamBuilder:
 
     def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> list[_Frame]:
         """Finds or stores each piece; returns the frames that became full."""
-        desk, full, at = self._desk, [], 0
+        desk, full, at, i = self._desk, [], 0, 0
         with desk.lock:
             found = desk.pieces.find(ids)
-            for piece, length, known in zip(ids, lengths, found, strict=True):
+            while i < len(ids):
                 # A piece that stands twice in this block was added after `find` looked.
-                location = known if known >= 0 else desk.pieces.find_recent(piece)
-                if location < 0:
-                    frame = self._frame
-                    if frame is None:
-                        frame = self._frame = _Frame(desk.frames.reserve())
-                    location = frame.row << 16 | len(frame.ids)
-                    desk.pieces.add(piece, location)
-                    frame.ids.append(piece)
-                    frame.lengths.append(length)
-                    frame.pieces.append(view[at : at + length])
-                    frame.size += length
-                    desk.new += length
-                    if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
-                        full.append(frame)
-                        self._frame = None
-                self._extend(location, piece, length)
-                at += length
+                location = found[i] if found[i] >= 0 else desk.pieces.find_recent(ids[i])
+                if location >= 0:
+                    self._extend(location, ids[i : i + 1], lengths[i])
+                    at += lengths[i]
+                    i += 1
+                    continue
+                frame = self._frame
+                if frame is None:
+                    frame = self._frame = _Frame(desk.frames.reserve())
+                location = frame.row << 16 | len(frame.ids)
+                count, size = self._new_run(found, ids, lengths, i, frame, location)
+                run = ids[i : i + count]
+                frame.ids += run
+                frame.lengths += lengths[i : i + count]
+                frame.pieces.append(view[at : at + size])
+                frame.size += size
+                desk.new += size
+                if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
+                    full.append(frame)
+                    self._frame = None
+                self._extend(location, run, size)
+                at += size
+                i += count
             desk.pieces.spill()
         return full
+
+    def _new_run(
+        self, found: list[int], ids: list[bytes], lengths: list[int], start: int, frame: _Frame, location: int
+    ) -> tuple[int, int]:
+        """How many unknown pieces from `start` on the frame takes, and their bytes; they are known from now on."""
+        pieces, size, room = self._desk.pieces, 0, FRAME_SIZE - frame.size
+        last = min(len(ids), start + MOST_PIECES - len(frame.ids))
+        i = start
+        while i < last and size < room and found[i] < 0 and pieces.find_recent(ids[i]) < 0:
+            pieces.add(ids[i], location + i - start)
+            size += lengths[i]
+            i += 1
+        return i - start, size
 
     def _submit(self, frame: _Frame) -> None:
         self._desk.packer.add(frame.row, frame.lengths, frame.ids, frame.pieces)
 
-    def _extend(self, location: int, piece: bytes, length: int) -> None:
-        if location != self._next or len(self._run) >= MOST_PIECES:
+    def _extend(self, location: int, run: list[bytes], size: int) -> None:
+        """Pieces of one frame, one after the other from `location` on."""
+        if location != self._next or len(self._run) + len(run) > MOST_PIECES:
             self._end_extent()
             self._at = location
-        self._run.append(piece)
-        self._run_bytes += length
-        self._next = location + 1
+        self._run += run
+        self._run_bytes += size
+        self._next = location + len(run)
 
     def _end_extent(self) -> None:
         if self._run:
