@@ -96,7 +96,7 @@ class Scanner:
             raise ValueError(f"{segment_size} is not the size of a segment of the write-ahead log")
         self.segment_size = segment_size
         self.position: int | None = None
-        """Where the next piece must begin; None: anywhere."""
+        """Where the next piece begins; None: anywhere. See `wants`."""
         self.end: int | None = None
         """Where the last whole record ends."""
         self.system: int | None = None
@@ -112,7 +112,13 @@ class Scanner:
         self._skip = 0  # bytes still to come of a record that was looked at
         self._begun: int | None = None  # where that record begins; None: before the first piece
         self._pending: Moment | None = None  # what it tells, once it is complete
-        self._last: int | None = None  # where the last whole record begins
+        self.last: int | None = None
+        """Where the last whole record begins."""
+
+    @property
+    def wants(self) -> int | None:
+        """From where on the bytes matter: after a switch of segments nothing does before the next segment."""
+        return None if self.position is None else max(self.position, self._resume)
 
     def feed(self, start: int, data: Buffer) -> list[Moment]:
         """The moments whose records end in this piece. Raises ValueError where it is no log of PostgreSQL 14 to 18, or
@@ -120,7 +126,7 @@ class Scanner:
         """
         if start < 0:
             raise ValueError("positions in the write-ahead log begin at 0")
-        if self.position is not None and start != self.position:
+        if self.position is not None and not self.position <= start <= max(self.position, self._resume):
             raise ValueError(f"the log goes on at {show_lsn(self.position)}, not at {show_lsn(start)}")
         self.position = start + len(data)
         raw = memoryview(self._carry + bytes(data) if self._carry else data)
@@ -202,7 +208,7 @@ class Scanner:
             self._skip -= at
             if self._skip or not at:
                 return
-            self._last, self.end = self._begun, run.after(at)
+            self.last, self.end = self._begun, run.after(at)
             if self._pending:
                 moments.append(self._pending._replace(end=self.end))
                 self._pending = None
@@ -229,7 +235,7 @@ class Scanner:
                 kind = _KINDS.get(manager << 8 | info & _MASKS[manager])
                 if kind:
                     lsn = run.at(at)
-                    _check_order(lsn, previous, run.at(before) if before >= 0 else self._last)
+                    _check_order(lsn, previous, run.at(before) if before >= 0 else self.last)
                     moments.append(_moment(payload[at : at + min(total, _HEAD)], kind, lsn, run.after(after), xid))
                 elif manager == _XLOG and info & 0xF0 == _SWITCH:
                     before, at = at, after
@@ -239,7 +245,7 @@ class Scanner:
         else:
             rest = at
         if before >= 0:
-            self._last, self.end = run.at(before), run.after(at)
+            self.last, self.end = run.at(before), run.after(at)
         return rest
 
     def _keep(self, payload: bytes, at: int, run: _Run) -> None:
@@ -252,7 +258,7 @@ class Scanner:
         self._skip, self._begun = at + _aligned(total) - len(payload), lsn
         kind = _KINDS.get(manager << 8 | info & _MASKS[manager]) if manager in _MASKS else None
         if kind:
-            _check_order(lsn, previous, self._last)
+            _check_order(lsn, previous, self.last)
             self._pending = _moment(payload[at : at + _HEAD], kind, lsn, lsn, xid)
 
     def _leave(self, position: int, *, stopped: bool) -> None:
