@@ -68,7 +68,7 @@ class StreamBuilder:
         self.size = 0
         self._desk = desk
         self._cutter = cutter(cut, desk.keyring)
-        self._waiting: list[bytes] = []
+        self._waiting: list[Buffer] = []
         self._waits = 0
         self._frame: _Frame | None = None
         self._digest = blake3.blake3(key=desk.keyring.piece_key)
@@ -85,9 +85,11 @@ class StreamBuilder:
 
     def write(self, data: Buffer) -> None:
         self._check_open()
-        self._waiting.append(bytes(data))
+        full = self._waits + len(data) >= _BLOCK
+        # What is cut at once is copied only once, into the block.
+        self._waiting.append(data if full else bytes(data))
         self._waits += len(data)
-        if self._waits >= _BLOCK:
+        if full:
             self._cut(final=False)
 
     def boundary(self) -> None:
@@ -140,7 +142,7 @@ class StreamBuilder:
     def _cut(self, *, final: bool) -> None:
         if not self._waits:
             return
-        block = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        block = b"".join(self._waiting)
         view = memoryview(block)
         lengths = self._cutter.cut(block, final=final)
         cut = sum(lengths)
