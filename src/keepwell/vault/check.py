@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
-import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeVar
 
-from keepwell.core.clock import iso
 from keepwell.core.errors import Damaged, ObjectMissing
 from keepwell.core.progress import Progress
 from keepwell.core.streams import Finding
 from keepwell.keys import slots
 from keepwell.stores.base import ObjectInfo
-from keepwell.vault import config, inventory, layout
+from keepwell.vault import checklog, config, inventory, layout
 from keepwell.vault.catalog import Backup, checksum_of, decode_metadata, decode_proof
+from keepwell.vault.checklog import Share
 from keepwell.vault.cutter import identify
-from keepwell.vault.documents import sign, verify
+from keepwell.vault.documents import verify
 from keepwell.vault.holdings import Holdings
 from keepwell.vault.index import PackEntry, decode_index, encode_entry
 from keepwell.vault.layout import pack_name, parse_name
@@ -30,23 +28,7 @@ from keepwell.vault.pack import open_frame
 from keepwell.vault.reader import PackKeys
 from keepwell.vault.vault import RECOVERY, Vault
 
-_LOG = "logs/checks/"
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Share:
-    """One of `of` parts of the packs, `number` from 0."""
-
-    number: int
-    of: int
-
-    def holds(self, pack: str) -> bool:
-        """Whether this part has the pack, by its name; what is no pack's name belongs to the first part."""
-        try:
-            return int(pack[:12], 16) % self.of == self.number
-        except ValueError:
-            return self.number == 0
 
 
 @dataclass
@@ -328,8 +310,10 @@ class _Check:
                 self.report.notes.append(f"{name} is not keepwell's")
 
     def _read(self, now: dt.datetime, share: int | None) -> None:
-        part = self._next_share(share) if share else None
-        report = self.report
+        part, report = None, self.report
+        if share:
+            part, spoilt = checklog.next_share(self.vault, self.objects, share)
+            report.findings += spoilt
         report.depth = "bytes" if self.vault.keyring.private else "checksums"
         chosen = [s for s in sorted(self.packs) if part is None or part.holds(s)]
         self.progress.begin("Reading", sum(self.packs[s].size for s in chosen), "bytes")
@@ -349,7 +333,7 @@ class _Check:
         self.progress.end("Reading")
         if part is not None:
             report.share = f"{part.number + 1}/{part.of}"
-            self._record(now, part)
+            checklog.record(self.vault, now, part, passed=report.passed)
 
     def _pack(self, sha256: str, info: ObjectInfo, keys: PackKeys) -> None:
         raw = self.vault.store.get(info.name)
@@ -391,26 +375,6 @@ class _Check:
                 self.report.bytes_read += info.size
                 if digest.hexdigest() != expected["sha256"]:
                     self.find(info.name, "was altered: it does not have the SHA-256 of backup time")
-
-    def _next_share(self, of: int) -> Share:
-        """The part that was read longest ago, by the log of checks in the vault."""
-        last: dict[int, str] = {}
-        for name in sorted(n for n in self.objects if n.startswith(_LOG)):
-            try:
-                document = verify(self.vault.keyring, name, self.vault.store.get(name))
-            except Damaged as error:
-                self.find(name, str(error))
-                continue
-            if document["of"] == of:
-                last[int(document["number"])] = name
-        return Share(min(range(of), key=lambda number: (last.get(number, ""), number)), of)
-
-    def _record(self, now: dt.datetime, part: Share) -> None:
-        stamp = now.strftime("%Y%m%dT%H%M%S.%fZ")
-        name = f"{_LOG}{stamp}-{secrets.token_hex(2)}.json"
-        document = {"time": iso(now), "number": part.number, "of": part.of, "passed": self.report.passed}
-        self.vault.store.put(name, sign(self.vault.keyring, name, json.loads(json.dumps(document))))
-        self.vault.store.flush()
 
 
 def _frames(references: list[Reference]) -> dict[tuple[bytes, str], list[int]]:

@@ -97,6 +97,13 @@ def entries(vault: Vault, there: dict[str, ObjectInfo]) -> tuple[dict[str, PackE
                 entry = trailer(vault, info)
             except ObjectMissing:
                 continue
+            except Damaged as error:
+                raise Damaged(
+                    f"{info.name} is damaged ({error.message}) and no index knows what it holds; it was left as it is.",
+                    hint=f"Put {info.name} back from a copy of the vault. Without a copy: `keepwell check` names the backups "
+                    "that cannot be restored without it; where it names none it is garbage. Delete it in the store by "
+                    "hand and run this again.",
+                ) from None
             known[sha256] = entry
             unindexed.append(entry)
     return known, unindexed

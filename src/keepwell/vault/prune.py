@@ -13,7 +13,7 @@ from keepwell.core.progress import Progress
 from keepwell.stores.base import ObjectInfo
 from keepwell.stores.probe import PREFIX as PROBES
 from keepwell.stores.probe import store_now
-from keepwell.vault import inventory
+from keepwell.vault import checklog, inventory
 from keepwell.vault.catalog import Backup, decode_metadata
 from keepwell.vault.documents import sign
 from keepwell.vault.index import MOST_PIECES, PackEntry, encode_index
@@ -72,6 +72,7 @@ def prune(
     now = store_now(vault.store)
     if not dry_run:
         _clear_probes(vault, now)
+        _clear_log(vault, progress)
         _sweep_due(vault, now, grace, report, progress)
     _condemn(vault, remove, now, grace, report, progress, dry_run=dry_run)
     if not dry_run and grace <= dt.timedelta(0):
@@ -86,6 +87,15 @@ def _clear_probes(vault: Vault, now: dt.datetime) -> None:
     for info in vault.store.list(PROBES):
         if now - info.modified >= _PROBE_LASTS:
             vault.store.delete(info.name)
+
+
+def _clear_log(vault: Vault, progress: Progress) -> None:
+    """Records of checks that later ones have made useless."""
+    try:
+        for name in checklog.outdated(vault):
+            vault.store.delete(name)
+    except StoreDenied as error:
+        progress.warn(f"{error} (old records of checks stay until then)")
 
 
 def undo(vault: Vault) -> list[str]:
@@ -198,8 +208,9 @@ def _references(vault: Vault, info: ObjectInfo) -> list[Reference]:
     except Damaged as error:
         raise Damaged(
             f"{error} Nothing was deleted: what this backup needs is not known.",
-            hint=f"Run `keepwell check`; when the backup is lost, delete {info.name.removesuffix('manifest')} by hand "
-            "and prune again.",
+            hint=f"Put {info.name} back from a copy of the vault. Without a copy the backup is lost, and where it was "
+            f"condemned or never finished it was garbage anyway: delete {info.name.removesuffix('manifest')} in the store "
+            "by hand and prune again. `keepwell check` looks for more damage.",
         ) from None
 
 
@@ -242,6 +253,13 @@ def _move(
         except ObjectMissing:
             gone(entry)
             continue
+        except Damaged as error:
+            raise Damaged(
+                f"{error}. A backup needs a part of it, so nothing of it was moved or deleted.",
+                hint=f"`keepwell check --data` names the backups that need it. Put {pack_name(entry.pack)} back from a copy "
+                "of the vault. Without a copy these backups are lost: take new ones, delete the folders of the lost ones "
+                "in the store by hand, and prune again.",
+            ) from None
         repacker.add(entry, rows, raw)
         if repacker.size >= PACK_SIZE:
             new.append(_store(vault, repacker))

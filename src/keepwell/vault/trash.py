@@ -69,7 +69,14 @@ def read_trash(store: Store, keyring: Keyring) -> Trash:
                 raw = store.get(info.name)
             except ObjectMissing:  # swept between the listing and now; so are its packs
                 continue
-            document = verify(keyring, info.name, raw)
+            try:
+                document = verify(keyring, info.name, raw)
+            except Damaged as error:
+                raise Damaged(
+                    error.message,
+                    hint=f"Put {info.name} back from a copy of the vault. Without a copy, and while no prune runs anywhere, "
+                    "delete it in the store: what it condemned is then in the list again, until the next prune.",
+                ) from None
             marks.append(
                 Mark(
                     ident,

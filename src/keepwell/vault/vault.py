@@ -338,7 +338,14 @@ class Vault:
             raw = self.store.get(name)
         except ObjectMissing:  # a prune has just replaced it; what it adds is a loss of deduplication only
             return []
-        entries = decode_index(self.keyring, name, raw)
+        try:
+            entries = decode_index(self.keyring, name, raw)
+        except Damaged as error:
+            raise Damaged(
+                error.message,
+                hint=f"Delete {name} in the store: an index only says where things are, the packs say it too, and "
+                "`keepwell prune` then writes it anew.",
+            ) from None
         self._cache.put(name, raw)
         return entries
 
