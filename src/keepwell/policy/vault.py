@@ -78,27 +78,12 @@ Option: TypeAlias = Annotated[
 ]
 
 
-class VaultPolicy(Table):
-    """The vault: where it is, what opens it, how it is written."""
+class StorePlace(Table):
+    """A store, and what it wants to be told."""
 
     store: str = Field(description="The store's address.", examples=["file:///var/backups/leads", "s3://bucket/prefix"])
     options: dict[str, Option] = Field(
         default={}, description="Options of the store: endpoint, region, and others. A secret one is a reference."
-    )
-    key: VaultKey = Field(description="What opens the vault.")
-    grace: Duration = Field(
-        default="24h",
-        validate_default=True,
-        description="How long what `keepwell prune` took out can still be brought back.",
-    )
-    compression: StrictInt | None = Field(
-        default=None,
-        ge=1,
-        le=19,
-        description="Zstandard level: 1 is fast, 19 small. Default: keepwell's own parameters, faster than 3 and nearly as small.",
-    )
-    pack_size: PackSize = Field(
-        default="32 MiB", validate_default=True, description="Size of the objects in the store."
     )
 
     @field_validator("store", mode="after")
@@ -121,7 +106,7 @@ class VaultPolicy(Table):
         return value
 
     @model_validator(mode="after")
-    def _known_options(self) -> VaultPolicy:
+    def _known_options(self) -> StorePlace:
         if not self.options:
             return self
         scheme = urlsplit(self.store).scheme
@@ -153,6 +138,26 @@ class VaultPolicy(Table):
         """Where a `file://` vault is; None for a bucket."""
         parts = urlsplit(self.store)
         return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+class VaultPolicy(StorePlace):
+    """The vault: where it is, what opens it, how it is written."""
+
+    key: VaultKey = Field(description="What opens the vault.")
+    grace: Duration = Field(
+        default="24h",
+        validate_default=True,
+        description="How long what `keepwell prune` took out can still be brought back.",
+    )
+    compression: StrictInt | None = Field(
+        default=None,
+        ge=1,
+        le=19,
+        description="Zstandard level: 1 is fast, 19 small. Default: keepwell's own parameters, faster than 3 and nearly as small.",
+    )
+    pack_size: PackSize = Field(
+        default="32 MiB", validate_default=True, description="Size of the objects in the store."
+    )
 
 
 def _check_store(url: str) -> None:
