@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from keepwell.core.errors import ProgramMissing
+from keepwell.core.errors import ProgramMissing, SourceError
 from keepwell.core.wal import DEFAULT_SEGMENT
 from keepwell.sources.postgres.programs import Programs, servers
 from keepwell.sources.postgres.server import ThrowawayServer, free_port, unprivileged_user
@@ -32,6 +33,7 @@ LOGGING = {
     "max_wal_size": "1GB",
     "max_connections": "40",
     "wal_keep_size": "64MB",
+    "timezone": "UTC",
 }
 """What a throwaway server needs before its log is worth reading."""
 
@@ -170,10 +172,30 @@ def require_balanced(url: str) -> Balances:
     return found
 
 
+def await_end_of_recovery(server: ThrowawayServer, seconds: float = 120) -> None:
+    """Back when the server has ended its recovery. Raises SourceError with the end of its log where it stops instead."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        try:
+            with psycopg.connect(server.url().reveal(), autocommit=True) as connection:
+                if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,):
+                    return
+        except psycopg.OperationalError:
+            if not _alive(server.pid):
+                break
+        time.sleep(0.02)
+    raise SourceError(f"the server did not end its recovery: {server.log.read_text(errors='replace')[-1000:]}")
+
+
 def give_to_server(path: Path) -> None:
     """The path belongs to the user whom the server runs as, where we are root."""
     if user := unprivileged_user():
         os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def _alive(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def _pgbench(server: ThrowawayServer, options: list[str]) -> None:
