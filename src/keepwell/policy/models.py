@@ -13,6 +13,7 @@ from keepwell.policy.secret import SecretRef
 from keepwell.policy.source import DATABASES, LATER_TYPES, Check, FilesSource, PostgresSource, Source, SqliteSource
 from keepwell.policy.values import Level, Name, Schedule, Span, Table, Tier, Timezone, wrong
 from keepwell.policy.vault import SECRET_OPTIONS, VaultKey, VaultPolicy
+from keepwell.policy.watch import Channel, Contacts, EnvironmentWatch, WatchPolicy, check_names
 from keepwell.vault.layout import RESERVED, TIERS
 
 VERSION = 1
@@ -112,6 +113,7 @@ class Environment(Table):
     objectives: Objectives = Field(default=Objectives(), description="Time to recover and data at risk.")
     keep: Keep = Field(default=Keep(), description="How long backups stay.")
     verify: Level = Field(default="checks", description="How far `keepwell verify` goes unless told otherwise.")
+    watch: EnvironmentWatch = Field(default=EnvironmentWatch(), description="What the watch does otherwise here.")
     sources: dict[Name, Source] = Field(description="What to protect, by name.")
 
     @field_validator("sources", mode="after")
@@ -129,6 +131,9 @@ class Policy(Table):
     project: str = Field(min_length=1, description="What the backups are of, for people.")
     vault: VaultPolicy = Field(description="Where the backups go.")
     environments: dict[Name, Environment] = Field(description="What to back up, by environment.")
+    watch: WatchPolicy = Field(default=WatchPolicy(), description="What is watched, and how late is late.")
+    notify: dict[Name, Channel] = Field(default={}, description="Ways to reach people, by name.")
+    contacts: Contacts = Field(default=Contacts(), description="Who is told, and who is told next.")
 
     @field_validator("version", mode="after")
     @classmethod
@@ -152,6 +157,12 @@ class Policy(Table):
                     (name,),
                 )
         return value
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Policy:
+        if found := check_names(self.notify, self.contacts, self.environments):
+            raise wrong(*found)
+        return self
 
     def keep(self, environment: str) -> Keep:
         """The rules of an environment, every tier filled in.
