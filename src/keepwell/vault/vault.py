@@ -40,8 +40,10 @@ from keepwell.vault.trash import Trash, read_trash
 if TYPE_CHECKING:
     from keepwell.vault.index import PackEntry
     from keepwell.vault.manifest import Manifest
-    from keepwell.vault.reader import Location, StreamReader
+    from keepwell.vault.mirrors import Mirrors
+    from keepwell.vault.reader import Elsewhere, Location, StreamReader
     from keepwell.vault.session import Session
+    from keepwell.vault.wal import WalArchive
 
 # Modules that need NumPy are imported where they are used: a listing needs none of them, and they take a third of a second.
 
@@ -77,6 +79,7 @@ class BackupReader:
             keys=self._keys,
             locate=self._vault.locate,
             jobs=jobs,
+            elsewhere=self._vault.elsewhere,
         )
 
 
@@ -88,6 +91,15 @@ class Vault:
         self._proved_store = False
         self._locating = threading.Lock()
         self._places: dict[bytes, list[tuple[PackEntry, slice]]] | None = None
+        self._mirrors: Mirrors | None = None
+
+    def stand_in(self, mirrors: Mirrors) -> None:
+        """Copies of this vault that give what it cannot give any more."""
+        self._mirrors = mirrors
+
+    @property
+    def elsewhere(self) -> Elsewhere | None:
+        return self._mirrors and self._mirrors.frame
 
     @staticmethod
     def exists(store: Store) -> bool:
@@ -208,6 +220,15 @@ class Vault:
 
     def read(self, backup: Backup) -> BackupReader:
         """Raises Damaged, KeyCannotRead."""
+        try:
+            return self._read(backup)
+        except (Damaged, StoreError) as error:
+            found = self._mirrors and self._mirrors.read(backup, error)
+            if not found:
+                raise
+            return found
+
+    def _read(self, backup: Backup) -> BackupReader:
         self.config.require("read")
         try:
             # Listings may come from the cache; what is about to be restored must be what the store holds.
@@ -264,6 +285,20 @@ class Vault:
                 row = frames.start + int(at[0])
                 return Location(entry.pack, int(entry.offset[row]), int(entry.length[row]))
         return None
+
+    # The log of PostgreSQL clusters
+
+    def wal(self, environment: str, source: str, system: str) -> WalArchive:
+        """The log of one cluster, by its system identifier."""
+        from keepwell.vault.wal import WalArchive
+
+        return WalArchive(self, environment, source, system)
+
+    def wal_systems(self, environment: str, source: str) -> list[str]:
+        """The clusters of a source that there is log of. A server that was made anew is another cluster."""
+        from keepwell.vault.wal import systems
+
+        return systems(self, environment, source)
 
     # Writing
 
