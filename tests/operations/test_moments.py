@@ -279,6 +279,21 @@ class TestTimelines:
         assert descendants(life, life.bases[1]) == [1]
         assert path(life, life.bases[1], 1).timeline == 1
 
+    def test_log_whose_history_is_lost_is_not_passed_over(self, lives):
+        del lives.histories[3]
+        with pytest.raises(Damaged, match=r"timeline 3 and not its history \(00000003"):
+            lives.plan()
+        assert lives.plan(timeline="2").recovery.timeline == "2"
+
+    def test_a_history_that_is_none_is_damage_and_there_is_a_way_round(self, lives):
+        def history(timeline):
+            raise ValueError("nonsense")
+
+        lives.history = history
+        with pytest.raises(Damaged, match="is no history") as refused:
+            lives.plan()
+        assert "--timeline current" in refused.value.hint
+
 
 class TestWindows:
     def test_without_gaps_there_is_one_from_the_first_backup_to_the_last_transaction(self, life):

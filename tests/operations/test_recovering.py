@@ -2,13 +2,12 @@
 
 import dataclasses
 import datetime as dt
-from types import SimpleNamespace
 
 import pytest
 
-from keepwell.core.errors import BackupNotFound, Damaged, UsageError
-from keepwell.core.wal import history_name, show_lsn
-from keepwell.operations.recovering import ArchivedLog, bases_of, plan_for, windows_of
+from keepwell.core.errors import BackupNotFound, UsageError
+from keepwell.core.wal import show_lsn
+from keepwell.operations.recovering import bases_of, plan_for, windows_of
 from keepwell.sources.base import Recovery
 from keepwell.vault.catalog import Backup
 from keepwell.vault.layout import BackupId
@@ -20,21 +19,9 @@ class Archive:
 
     def __init__(self, life):
         self.life = life
-        self.parts = [SimpleNamespace(timeline=timeline) for timeline in life.made]
-        self.spans, self.read = life.spans, life.read
 
     def coverage(self):
-        return self
-
-    def files(self):
-        return [
-            *(history_name(timeline) for timeline in self.life.histories),
-            "000000010000000000000002.00000028.backup",
-        ]
-
-    def read_file(self, name):
-        forks = self.life.histories[int(name[:8], 16)]
-        return "".join(f"{fork.timeline}\t{show_lsn(fork.end)}\tno recovery target\n" for fork in forks).encode()
+        return self.life
 
 
 def backup_of(base, *, status="complete", proven=False, source="app", environment="production"):
@@ -99,20 +86,6 @@ def test_a_backup_without_the_source_is_refused(life):
     assert str(backups[0].id) in refused.value.hint
     with pytest.raises(UsageError, match="no physical backup of third"):
         plan_for(backups, "production", "third", Recovery(), lambda system: Archive(life))
-
-
-def test_histories_are_read_from_the_archive(life):
-    log = ArchivedLog(Archive(life))
-    assert log.timelines() == [1, 2]
-    assert [(fork.timeline, fork.end) for fork in log.history(2)] == [(1, life.histories[2][0].end)]
-    assert log.history(1) == []
-
-
-def test_a_history_that_is_none_is_damage(life):
-    archive = Archive(life)
-    archive.read_file = lambda name: b"nonsense"
-    with pytest.raises(Damaged, match="00000002"):
-        ArchivedLog(archive).history(2)
 
 
 def test_windows_are_those_of_one_cluster(life):

@@ -10,8 +10,8 @@ from keepwell.core.clock import UTC
 from keepwell.core.errors import BackupNotFound, Damaged, UsageError
 from keepwell.core.streams import Json
 from keepwell.core.units import show_size
-from keepwell.core.wal import show_lsn
-from keepwell.operations.logpath import Base, Log, Path, Sweep, around, descendants, path, tail
+from keepwell.core.wal import history_name, show_lsn
+from keepwell.operations.logpath import Base, Log, Path, Sweep, around, descendants, path, tail, without_history
 from keepwell.policy.values import nearest
 from keepwell.sources.base import Recovery
 from keepwell.sources.physical.records import Moment
@@ -279,10 +279,18 @@ class _Planner:
 
     def _path(self, base: Base) -> tuple[Log | None, Path]:
         log = self._logs(base.system)
-        possible = descendants(log, base) if log else [base.timeline]
+        possible = [base.timeline]
+        if log and self._wanted.timeline != "current":
+            possible = descendants(log, base)
         match self._wanted.timeline:
             case "latest":
                 timeline = possible[-1]
+                if log and (lost := without_history(log, base)):
+                    raise Damaged(
+                        f"the vault has log of timeline {lost[-1]} and not its history ({history_name(lost[-1])}), so it cannot "
+                        "be told whether it leads on",
+                        hint=f"Put that file into the vault (`keepwell wal push`), or say --timeline {timeline}.",
+                    )
             case "current":
                 timeline = base.timeline
             case text if text.isdecimal() and int(text) in possible:

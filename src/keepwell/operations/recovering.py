@@ -4,64 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from keepwell.core.errors import BackupNotFound, Damaged, UsageError
-from keepwell.core.wal import Fork, history_name, parse_history
-from keepwell.operations.logpath import Base
+from keepwell.core.errors import BackupNotFound, UsageError
+from keepwell.operations.logpath import Base, Log
 from keepwell.operations.moments import Plan, Window, plan, recoverable
 from keepwell.sources.base import Recovery
 from keepwell.vault.catalog import Backup, resolve
-
-_HISTORY = ".history"
 
 
 class Archive(Protocol):
     """`vault.wal.WalArchive`, as far as it is needed here."""
 
-    def coverage(self) -> Any: ...
-
-    def files(self) -> list[str]: ...
-
-    def read_file(self, name: str) -> bytes: ...
-
-    def read(self, timeline: int, start: int, length: int) -> bytes: ...
+    def coverage(self) -> Log: ...
 
 
 Archives = Callable[[str], Archive]
 """The archive of a cluster by its system identifier: `lambda system: vault.wal(environment, source, system)`."""
-
-
-class ArchivedLog:
-    """A `Log` over an archive: one listing, and each history read once."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-        self._coverage = archive.coverage()
-        named = {name for name in archive.files() if name.endswith(_HISTORY)}
-        self._histories = {int(name.removesuffix(_HISTORY), 16) for name in named}
-        self._timelines = sorted({part.timeline for part in self._coverage.parts} | self._histories)
-        self.history = functools.cache(self._history)
-        self.spans = functools.cache(self._spans)
-
-    def timelines(self) -> list[int]:
-        return self._timelines
-
-    def read(self, timeline: int, start: int, length: int) -> bytes:
-        return self._archive.read(timeline, start, length)
-
-    def _spans(self, timeline: int) -> list[tuple[int, int]]:
-        return sorted(self._coverage.spans(timeline))
-
-    def _history(self, timeline: int) -> list[Fork]:
-        """Raises Damaged."""
-        if timeline not in self._histories:
-            return []
-        name = history_name(timeline)
-        try:
-            return parse_history(self._archive.read_file(name).decode())
-        except ValueError as error:
-            raise Damaged(f"{name} in the vault is no history of a timeline: {error}") from None
 
 
 def bases_of(backups: Iterable[Backup], environment: str, source: str) -> list[Base]:
@@ -106,6 +65,6 @@ def windows_of(backups: Sequence[Backup], environment: str, source: str, system:
     return recoverable(bases, _log(archive))
 
 
-def _log(archive: Archive) -> ArchivedLog | None:
-    log = ArchivedLog(archive)
+def _log(archive: Archive) -> Log | None:
+    log = archive.coverage()
     return log if log.timelines() else None
