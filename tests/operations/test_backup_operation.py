@@ -339,7 +339,7 @@ def test_a_portable_copy_that_cannot_be_made_is_told_and_does_not_cost_the_backu
         raise OSError(28, "No space left on device")
 
     if where == "folder":
-        monkeypatch.setattr(portable.tempfile, "mkdtemp", full)
+        monkeypatch.setattr(portable, "WorkFolder", full)
         monkeypatch.setattr(sqlite, "capture", lambda spec, sink, context: one_stream(sink))
     elif where == "stream":
         monkeypatch.setattr("keepwell.operations.spool._Kept.write", full)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from keepwell.core.streams import Context
+from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.postgres.connection import connected
 from keepwell.sources.postgres.programs import servers
 from keepwell.sources.postgres.server import ThrowawayServer
@@ -45,7 +43,8 @@ class DemoServer:
 @contextlib.contextmanager
 def demo_server(context: Context) -> Iterator[DemoServer]:
     """Raises ProgramMissing, SourceError. As root it runs as an unprivileged user, hence not in the demo's own folder."""
-    folder = Path(tempfile.mkdtemp(prefix="keepwell-demo-"))
+    work = WorkFolder("demo")
+    folder = work.path
     folder.chmod(0o711)
     server = ThrowawayServer(servers(_NEWEST_MAJOR), folder / "server", clock=context.clock)
     try:
@@ -53,4 +52,4 @@ def demo_server(context: Context) -> Iterator[DemoServer]:
         yield DemoServer(server)
     finally:
         server.stop(keep=False)
-        shutil.rmtree(folder, ignore_errors=True)
+        work.remove(quietly=True)

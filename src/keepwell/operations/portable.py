@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +9,7 @@ from typing import Self
 
 from keepwell.core.errors import SourceError, StoreError
 from keepwell.core.streams import Context, Facts, Sink
+from keepwell.core.workfolder import WorkFolder
 from keepwell.operations.spool import Spool
 from keepwell.policy.models import Source
 from keepwell.sources.registry import kind_of
@@ -32,7 +31,7 @@ class PortableCopies:
     made: list[str] = field(default_factory=list)
     """Names of the files beside the backup."""
     _copies: dict[str, _Copy] = field(default_factory=dict)
-    _folders: list[Path] = field(default_factory=list)
+    _folders: list[WorkFolder] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         return self
@@ -42,20 +41,20 @@ class PortableCopies:
     ) -> None:
         for copy in self._copies.values():
             copy.spool.close()
-        for folder in self._folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        for work in self._folders:
+            work.remove(quietly=True)
 
     def sink(self, name: str, source: Source, tier: str, sink: Sink) -> Sink:
         """The sink to capture into: it keeps what a copy is made from, where the policy wants one for this tier."""
         if tier not in source.portable:
             return sink
         try:
-            folder = Path(tempfile.mkdtemp(prefix="keepwell-portable-", dir=self.context.work))
+            work = WorkFolder("portable", self.context.work)
         except OSError as error:
             self._problem(name, error.strerror or str(error))
             return sink
-        self._folders.append(folder)
-        self._copies[name] = _Copy(folder, Spool(sink, folder))
+        self._folders.append(work)
+        self._copies[name] = _Copy(work.path, Spool(sink, work.path))
         return self._copies[name].spool
 
     def attach(self, session: Session, captured: dict[str, Facts]) -> None:

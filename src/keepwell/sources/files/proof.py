@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from keepwell.core.errors import Interrupted, SourceError, UsageError
 from keepwell.core.streams import Buffer, Context, Cut, Discard, Facts, Finding, Streams, StreamWriter, in_order
+from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.files.attributes import group_id, holds_xattrs, user_id
 from keepwell.sources.files.capture import capture
 from keepwell.sources.files.entries import TREE, Entry, identity, parts, read_tree, show
@@ -26,11 +25,8 @@ _SPOOL = 16 << 20
 @contextlib.contextmanager
 def sandbox(facts: Facts, context: Context) -> Iterator[Target]:  # noqa: ARG001 - the contract of sources
     """A private folder; it is removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="keepwell-sandbox-", dir=context.work))
-    try:
+    with WorkFolder("sandbox", context.work) as folder:
         yield Target(folder / "files")
-    finally:
-        _remove(folder)
 
 
 def respec(target: Target, facts: Facts, spec: Spec) -> Spec:  # noqa: ARG001 - the contract of sources
@@ -224,13 +220,3 @@ class _ToFile:
     def write(self, data: Buffer) -> None:
         self._writer.write(data)
         self._file.write(data)
-
-
-def _remove(folder: Path) -> None:
-    """Restored folders may be write-protected, which stops others than root from emptying them."""
-    for parent, folders, _ in os.walk(folder):
-        for name in folders:
-            path = Path(parent) / name
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(folder)

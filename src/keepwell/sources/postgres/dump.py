@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import selectors
-import shutil
 import struct
-import tempfile
 import termios
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from blake3 import blake3
 
 from keepwell.core.errors import Interrupted, SourceError
 from keepwell.core.streams import Context, Facts, Sink, StreamWriter
+from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.postgres import catalog, reorder
 from keepwell.sources.postgres.catalog import Table
 from keepwell.sources.postgres.connection import DUMP_OPTIONS, Address, parse, require_direct, server_errors
@@ -85,9 +84,8 @@ def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
 @contextlib.contextmanager
 def _begun(spec: Spec, address: Address, context: Context) -> Iterator[_Dump]:
     """All processes running and holding their locks; they are killed at the end where they still run."""
-    work = Path(tempfile.mkdtemp(prefix="keepwell-postgres-", dir=context.work))
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, work)
+        work = stack.enter_context(WorkFolder("postgres", context.work))
         moment = stack.enter_context(held(address, spec.lock_seconds))
         programs = clients(moment.connection.info.server_version // 10000, address, spec.programs)
         dump = _Dump(spec, address, context, moment, programs, work)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from keepwell.core.errors import UsageError
 from keepwell.core.streams import Context, Facts, Streams
+from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.base import RestoreReport, RestoreRequest
 from keepwell.sources.postgres import archive
 from keepwell.sources.postgres.load import Restore
@@ -58,8 +57,5 @@ def restore(
 
 @contextlib.contextmanager
 def scratch(context: Context) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="keepwell-postgres-", dir=context.work))
-    try:
+    with WorkFolder("postgres", context.work) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder)

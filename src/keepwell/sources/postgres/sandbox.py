@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from keepwell.core.streams import Context, Facts
+from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.postgres.connection import connected
 from keepwell.sources.postgres.programs import servers
 from keepwell.sources.postgres.server import SUPERUSER, ThrowawayServer
@@ -27,7 +25,8 @@ def sandbox(facts: Facts, context: Context) -> Iterator[Target]:
             f"no PostgreSQL {major} server is installed here: restoring into PostgreSQL {programs.version} from {programs.folder}"
         )
     # Not in `context.work`: as root the server's own user must be able to get there.
-    folder = Path(tempfile.mkdtemp(prefix="keepwell-sandbox-"))
+    work = WorkFolder("sandbox")
+    folder = work.path
     server = ThrowawayServer(programs, folder / "server", clock=context.clock)
     folder.chmod(0o711)
     try:
@@ -36,7 +35,7 @@ def sandbox(facts: Facts, context: Context) -> Iterator[Target]:
         yield Target(server.url(DATABASE), create=True, analyze=False)
     finally:
         server.stop(keep=False)
-        shutil.rmtree(folder, ignore_errors=True)
+        work.remove(quietly=True)
 
 
 def respec(target: Target, facts: Facts, spec: Spec | None) -> Spec:

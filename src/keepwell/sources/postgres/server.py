@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ from typing import Any, Self
 from keepwell.core.clock import Clock, SystemClock
 from keepwell.core.errors import SourceError
 from keepwell.core.secrets import Secret
+from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.postgres.connection import Address
 from keepwell.sources.postgres.programs import Programs
 
@@ -77,6 +77,7 @@ class ThrowawayServer:
         self._clock = clock or SystemClock()
         self._process: subprocess.Popen[bytes] | None = None
         self._sockets: Path | None = None
+        self._elsewhere: WorkFolder | None = None
         self._user = unprivileged_user()
 
     def __enter__(self) -> Self:
@@ -147,6 +148,9 @@ class ThrowawayServer:
         if self._sockets:
             shutil.rmtree(self._sockets, ignore_errors=True)
             self._sockets = None
+        if self._elsewhere:
+            self._elsewhere.remove(quietly=True)
+            self._elsewhere = None
 
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +206,10 @@ class ThrowawayServer:
             inside.mkdir(mode=0o700)
             self._sockets = inside
         else:
-            self._sockets = Path(tempfile.mkdtemp(prefix="keepwell-pg-", dir="/tmp"))
+            self._elsewhere = WorkFolder("pg", Path("/tmp"))  # noqa: S108 - private; and the path of a socket must be short
+            self._elsewhere.path.chmod(0o711)
+            self._sockets = self._elsewhere.path / "s"
+            self._sockets.mkdir(mode=0o700)
         if self._user is not None:
             os.chown(self._sockets, self._user.pw_uid, self._user.pw_gid)
             self._require_reach(self._sockets)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from blake3 import blake3
 from keepwell.core.errors import Interrupted, SourceError
 from keepwell.core.streams import Context, Facts, Sink
 from keepwell.core.units import show_size
+from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.sqlite import opening
 from keepwell.sources.sqlite.schema import describe
 from keepwell.sources.sqlite.spec import Spec
@@ -133,11 +133,8 @@ def _warnings(facts: Facts) -> list[str]:
 
 @contextlib.contextmanager
 def _scratch(context: Context) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="keepwell-sqlite-", dir=context.work))
-    try:
+    with WorkFolder("sqlite", context.work) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _require_space(source: Path, size: int, folder: Path) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from keepwell.core.errors import SourceError
 from keepwell.core.streams import Context, Facts, Finding
+from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.sqlite.opening import reading
 from keepwell.sources.sqlite.schema import broken_foreign_keys, compare_objects, list_objects
 from keepwell.sources.sqlite.spec import Spec, Target
@@ -25,11 +23,8 @@ _FORBIDDEN = (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH)
 @contextlib.contextmanager
 def sandbox(facts: Facts, context: Context) -> Iterator[Target]:  # noqa: ARG001 - the contract of sources
     """A private folder with room for one database; it is removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="keepwell-sandbox-", dir=context.work))
-    try:
+    with WorkFolder("sandbox", context.work) as folder:
         yield Target(folder / "restored.db")
-    finally:
-        shutil.rmtree(folder)
 
 
 def respec(target: Target, facts: Facts, spec: Spec) -> Spec:  # noqa: ARG001 - the contract of sources
