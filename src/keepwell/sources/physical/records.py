@@ -309,7 +309,7 @@ def _moment(head: bytes, kind: Kind, lsn: int, end: int, xid: int) -> Moment:
     body, length = _main_data(head, lsn)
     wanted = {"restore point": _STAMP.size + _NAME_LENGTH, "checkpoint": _CHECKPOINT_TIME + _STAMP.size}
     if min(length, len(head) - body) < wanted.get(kind, _STAMP.size):
-        raise ValueError(f"the record at {show_lsn(lsn)} is too short for a {kind}")
+        raise ValueError(f"the record at {show_lsn(lsn)} is too short for its kind ({kind})")
     name = ""
     if kind == "checkpoint":
         (seconds,) = _STAMP.unpack_from(head, body + _CHECKPOINT_TIME)
