@@ -3,6 +3,7 @@
 import pytest
 
 from support.servers import azurite_server, moto_server, rclone_s3
+from support.sftp import ssh_server
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,12 @@ def azurite():
 @pytest.fixture(scope="session")
 def rclone(tmp_path_factory):
     with rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory):
+    with ssh_server(tmp_path_factory.mktemp("sshd")) as server:
         yield server
 
 

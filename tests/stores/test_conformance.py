@@ -21,6 +21,7 @@ BACKENDS = [
     pytest.param("s3", marks=pytest.mark.slow),
     pytest.param("az", marks=pytest.mark.slow),
     pytest.param("gs", marks=pytest.mark.slow),
+    pytest.param("sftp", marks=pytest.mark.slow),
 ]
 
 
@@ -40,6 +41,10 @@ def store(request, tmp_path):
                     "Google Cloud Storage: set KEEPWELL_TEST_GCS to a bucket; no emulator speaks what obstore writes"
                 )
             made = open_store(f"gs://{bucket}/keepwell-test-{secrets.token_hex(8)}")
+        case "sftp":
+            server = request.getfixturevalue("sshd")
+            folder = server.store / "deep" / secrets.token_hex(8)
+            made = open_store(server.url_of(folder), server.options, create=True)
         case kind:
             server = request.getfixturevalue({"s3": "moto", "az": "azurite"}[kind])
             made = open_store(f"{server.url}/deep/{secrets.token_hex(8)}", server.options)
@@ -280,9 +285,9 @@ def test_the_address_opens_the_same_store_again(store, request):
     if "memory" in store.url:
         pytest.skip("memory is not shared")
     store.put("here", b"1")
-    options = None
-    if store.url.startswith(("s3", "az")):
-        options = request.getfixturevalue("moto" if store.url.startswith("s3") else "azurite").options
+    fixtures = {"s3": "moto", "az": "azurite", "sftp": "sshd"}
+    fixture = fixtures.get(store.url.partition(":")[0])
+    options = request.getfixturevalue(fixture).options if fixture else None
     again = open_store(store.url, options)
     assert again.get("here") == b"1"
     again.close()

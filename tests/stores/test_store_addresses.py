@@ -22,11 +22,6 @@ def test_an_unknown_address_is_answered_with_what_is_supported(url):
     )
 
 
-def test_sftp_is_announced_for_later():
-    with pytest.raises(StoreError, match="later version"):
-        open_store("sftp://host/backups")
-
-
 @pytest.mark.parametrize("url", ["file://backups/x", "file:backups", "file://", "file:///x?y", "file:///x#y"])
 def test_a_file_address_is_an_absolute_path_on_this_machine(url):
     with pytest.raises(StoreError, match="not the address of a folder"):

@@ -11,14 +11,14 @@ from keepwell.stores.base import ObjectInfo, Store
 
 __all__ = ["ObjectInfo", "Store", "open_store"]
 
-_SUPPORTED = "file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+_SUPPORTED = "file:///folder, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or sftp://user@host/path"
 
 
 def open_store(url: str, options: Mapping[str, str] | None = None, *, create: bool = False) -> Store:
     """The store at this address. `options` come from the policy; which there are: docs/how-to/stores.md.
 
-    `create` makes the missing folder of a local store (a bucket is never made). Nothing is sent to a cloud
-    store yet: a wrong address or credential shows at the first call. Raises StoreError, at once, for an
+    `create` makes the missing folder of a local store or on an SFTP server (a bucket is never made). Nothing is sent
+    to a store over a network yet: a wrong address or credential shows at the first call. Raises StoreError, at once, for an
     address or an option that cannot be right.
     """
     parts = urlsplit(url)
@@ -39,10 +39,9 @@ def open_store(url: str, options: Mapping[str, str] | None = None, *, create: bo
 
         return CloudStore(url, options)
     if parts.scheme == "sftp":
-        raise StoreError(
-            "Stores over SFTP come in a later version of keepwell.",
-            hint=f"Use {_SUPPORTED}.",
-        )
+        from keepwell.stores.sftp import SftpStore
+
+        return SftpStore(url, options, create=create)
     raise StoreError(f"{_without_secrets(url)!r} is not the address of a store.", hint=f"Write {_SUPPORTED}.")
 
 
