@@ -180,15 +180,6 @@ def test_two_thousand_tables(server):
     assert sum(report.tables.values()) == 1000
 
 
-def test_one_value_of_64_megabytes(server):
-    # Not compressed by the server, which would take most of the time.
-    database = server.database("CREATE TABLE t (a int, b text); ALTER TABLE t ALTER b SET STORAGE EXTERNAL")
-    server.run("INSERT INTO t SELECT 1, repeat(md5('x'), 2097152)", database)
-    then, now, _, _ = server.there_and_back(database)
-    assert_same(then, now)
-    assert then["tables"]["public.t"]["bytes"] == (64 << 20) + 3
-
-
 def test_rows_of_very_different_sizes_keep_their_order(server):
     """Without care PostgreSQL fills gaps in earlier pages with later, smaller rows; then no digest would be equal."""
     database = server.database("CREATE TABLE t (a int, b text)")
