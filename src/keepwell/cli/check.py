@@ -25,6 +25,9 @@ def run(
         str | None,
         typer.Option(metavar="1/N", help="Read one N-th of the bytes, another one each time: all within N runs."),
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put what is missing or altered back from the copies, and look again.")
+    ] = False,
 ) -> int:
     """Read the vault: is all of it there and unharmed?
 
@@ -39,9 +42,14 @@ def run(
     session: Session = ctx.obj
     output = session.output
     with session.context() as context:
-        result = check(session.load(), CheckRequest(data=data, share=parts), context)
+        result = check(session.load(), CheckRequest(data=data, share=parts, repair=repair), context)
     output.document(result.json())
     report = result.report
+    if result.repair is not None:
+        for mended, where in result.repair.repaired.items():
+            output.done(f"{mended} was put back from {where}")
+        for left, reason in result.repair.left.items():
+            output.say(f"{left} could not be put back: {reason}")
     for finding in report.findings:
         output.fail(f"{finding.what} {finding.problem}")
     for note in report.notes:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, Entry] = {
     "restore": Entry("restore", _BACK, "Bring data back, into a new place; never overwrites."),
     "export": Entry("export", _BACK, "Write a copy that needs no keepwell: database.sql.gz and metadata.json."),
     "check": Entry("check", _LOOK, "Read the vault: is all of it there and unharmed?"),
+    "copy": Entry("copy", _LOOK, "Bring the copies of the vault in other stores up to date."),
     "prune": Entry("prune", _LOOK, "Delete backups that the policy no longer keeps."),
     "version": Entry("version", _LOOK, "Print the versions of keepwell and of what it stands on."),
 }

@@ -18,11 +18,15 @@ def run(
 
     `proven` means: restored into a sandbox and found equal (`keepwell verify`).
     """
+    from keepwell.core.progress import Silent
     from keepwell.operations.listing import list_backups
 
     session: Session = ctx.obj
     output = session.output
-    found = list_backups(session.load(), environment)
+    silent = Silent()
+    found = list_backups(session.load(), environment, silent)
+    for text in silent.warnings:
+        output.warn(text)
     output.document([entry.json() for entry in found])
     if not found:
         output.say("There are no backups yet; `keepwell backup` takes one.")

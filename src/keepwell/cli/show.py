@@ -22,10 +22,14 @@ def run(ctx: typer.Context, backup: Annotated[str, typer.Argument(metavar="BACKU
 
     With a writer key only what metadata.json says: the rest is sealed. Exits 1 when the backup is damaged.
     """
+    from keepwell.core.progress import Silent
     from keepwell.operations.listing import ShownDamaged, show
 
     session: Session = ctx.obj
-    shown = show(session.load(), backup)
+    silent = Silent()
+    shown = show(session.load(), backup, silent)
+    for text in silent.warnings:
+        session.output.warn(text)
     session.output.document(shown.json())
     if isinstance(shown, ShownDamaged):
         _print_damaged(session.output, shown)

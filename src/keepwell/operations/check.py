@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keepwell.core.errors import UsageError
 from keepwell.core.streams import Context, Json
 from keepwell.operations.listing import backup_of
-from keepwell.operations.opening import open_vault
+from keepwell.operations.opening import open_copies, open_vault
 from keepwell.policy.load import LoadedPolicy
 from keepwell.vault import check as checking
 from keepwell.vault.check import CheckReport
+from keepwell.vault.repair import RepairReport, repair
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class CheckRequest:
     """Every byte."""
     share: int | None = None
     """One part of so many, another one each time."""
+    repair: bool = False
+    """Put back from the copies what is missing or altered, and look again."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class CheckResult:
     store: str
     report: CheckReport
     seconds: float
+    repair: RepairReport | None = None
 
     @property
     def passed(self) -> bool:
@@ -50,14 +55,28 @@ class CheckResult:
             "affected": self.affected,
             "notes": report.notes,
             "seconds": round(self.seconds, 3),
-        }
+        } | ({"repaired": self.repair.repaired, "left": self.repair.left} if self.repair else {})
 
 
 def check(loaded: LoadedPolicy, request: CheckRequest, context: Context) -> CheckResult:
-    """Raises StoreError where the store cannot be read; damage is in the result."""
+    """Raises StoreError where the store cannot be read, UsageError where a repair has no copy to repair from; damage is in
+    the result.
+    """
     began = context.clock.monotonic()
+    if request.repair and not loaded.policy.copies:
+        raise UsageError(
+            "there is nothing to repair from: the policy has no copies",
+            hint="See [[copies]] in docs/reference/policy.md.",
+        )
     vault = open_vault(loaded)
-    report = checking.check(
-        vault, progress=context.progress, now=context.clock.now(), data=request.data, share=request.share
-    )
-    return CheckResult(vault.store.url, report, context.clock.monotonic() - began)
+
+    def look() -> CheckReport:
+        return checking.check(
+            vault, progress=context.progress, now=context.clock.now(), data=request.data, share=request.share
+        )
+
+    report, mended = look(), None
+    if request.repair and report.findings:
+        mended = repair(vault, report.findings, open_copies(loaded, context.progress))
+        report = look() if mended.repaired else report
+    return CheckResult(vault.store.url, report, context.clock.monotonic() - began, mended)

@@ -11,7 +11,7 @@ from keepwell.core.clock import iso
 from keepwell.core.newfile import new_file, refuse_existing
 from keepwell.core.streams import Context, Json
 from keepwell.operations.choosing import only_source, require_source
-from keepwell.operations.opening import open_vault
+from keepwell.operations.opening import open_for_reading
 from keepwell.policy.load import LoadedPolicy
 from keepwell.sources.registry import TYPES, kind_of
 
@@ -62,7 +62,7 @@ def export(loaded: LoadedPolicy, request: ExportRequest, context: Context) -> Ex
     StoreError, Interrupted; nothing is left of an export that failed.
     """
     started = context.clock.monotonic()
-    vault = open_vault(loaded)
+    vault = open_for_reading(loaded, context.progress)
     reader = vault.read(vault.find(request.backup))
     name = only_source(reader, TYPES, "export") if request.source is None else require_source(reader, request.source)
     facts = reader.facts(name)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from keepwell.core.clock import iso
 from keepwell.core.errors import BackupNotFound
+from keepwell.core.progress import Progress
 from keepwell.core.streams import Json
-from keepwell.operations.opening import open_vault
+from keepwell.operations.opening import open_for_reading
 from keepwell.policy.load import LoadedPolicy
 from keepwell.vault.catalog import Backup, DamagedBackup, Proof
 from keepwell.vault.layout import parse_id, parse_name
@@ -70,11 +71,13 @@ def backup_of(folder: str) -> str:
     return str(placed.id) if placed else folder
 
 
-def list_backups(loaded: LoadedPolicy, environment: str | None = None) -> list[Listed]:
+def list_backups(
+    loaded: LoadedPolicy, environment: str | None = None, progress: Progress | None = None
+) -> list[Listed]:
     """Oldest first, damaged ones among them. Raises BackupNotFound where neither the policy nor the vault knows the
     environment.
     """
-    vault = open_vault(loaded)
+    vault = open_for_reading(loaded, progress)
     vault.config.require("read")
     catalogue = vault.scan()
     lines = [listed(backup) for backup in catalogue.backups] + [listed_damaged(bad) for bad in catalogue.damaged]
@@ -129,9 +132,9 @@ class ShownDamaged:
         return self.line.json() | {"objects": self.objects}
 
 
-def show(loaded: LoadedPolicy, name: str) -> Shown | ShownDamaged:
+def show(loaded: LoadedPolicy, name: str, progress: Progress | None = None) -> Shown | ShownDamaged:
     """A damaged backup only where it is named by its id. Raises BackupNotFound, Damaged."""
-    vault = open_vault(loaded)
+    vault = open_for_reading(loaded, progress)
     if "/" in name:
         vault.config.require("read")
         wanted = parse_id(name)

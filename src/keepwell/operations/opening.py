@@ -1,13 +1,18 @@
-"""The store and the vault that a policy names."""
+"""The store and the vault that a policy names, and its copies."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from keepwell.core.errors import KeyMissing
+from keepwell.core.errors import Damaged, KeepwellError, KeyMissing, StoreError
+from keepwell.core.progress import Progress, Silent
 from keepwell.keys.slots import Credential, Passphrase, read_key_file
 from keepwell.policy.load import LoadedPolicy
+from keepwell.policy.models import CopyPolicy
 from keepwell.stores import Store, open_store
+from keepwell.vault.cache import cache_folder
 from keepwell.vault.vault import Vault
 
 
@@ -33,3 +38,43 @@ def credential_of(loaded: LoadedPolicy, *, key_file: Path | None = None) -> Cred
         return read_key_file(file)
     assert key.passphrase is not None  # the policy has exactly one of the two
     return Passphrase(key.passphrase.resolve(loaded.base, what="the passphrase of the vault", error=KeyMissing))
+
+
+def open_copy_store(loaded: LoadedPolicy, policy: CopyPolicy, *, create: bool = False) -> Store:
+    """Raises StoreError."""
+    return open_store(policy.store, policy.store_options(loaded.base), create=create)
+
+
+def open_copy(loaded: LoadedPolicy, store: Store) -> Vault:
+    """The copy in this store, with a cache of its own: its indexes and marks are other ones. Raises as `open_vault` does."""
+    cache = cache_folder(hashlib.sha256(store.url.encode()).digest()[:16])
+    return Vault.open(store, credential_of(loaded), cache=cache)
+
+
+def open_copies(loaded: LoadedPolicy, progress: Progress) -> Iterator[Vault]:
+    """The copies that can be opened, in the order of the policy."""
+    for policy in loaded.policy.copies:
+        try:
+            yield open_copy(loaded, open_copy_store(loaded, policy))
+        except KeepwellError as error:
+            progress.warn(f"the copy {policy.name} cannot be used: {error.message}")
+
+
+def open_for_reading(loaded: LoadedPolicy, progress: Progress | None = None) -> Vault:
+    """The vault, with its copies behind it; where its store cannot be reached, the first copy that opens. It is said.
+
+    Raises what opening the vault raises, where there is no copy either.
+    """
+    progress = progress or Silent()
+    try:
+        vault = open_vault(loaded)
+    except (StoreError, Damaged) as error:
+        for mirror in open_copies(loaded, progress):
+            progress.warn(f"{error.message.rstrip('.')}. Using the copy at {mirror.store.url} instead.")
+            return mirror
+        raise
+    if loaded.policy.copies:
+        from keepwell.vault.mirrors import Mirrors
+
+        vault.stand_in(Mirrors(lambda: open_copies(loaded, progress), progress.warn))
+    return vault

@@ -86,7 +86,7 @@ def prune(loaded: LoadedPolicy, request: PruneRequest, context: Context) -> Prun
         loaded.environment(request.environment)
     vault = open_vault(loaded)
     backups = {str(backup.id): backup for backup in vault.backups()}
-    plan = decide([_kept(b) for b in backups.values()], loaded.policy.keep_rules(), store_now(vault.store))
+    plan = decide([kept_of(b) for b in backups.values()], loaded.policy.keep_rules(), store_now(vault.store))
     decisions = [d for d in plan.decisions if request.environment in {None, d.backup.environment}]
     removed = tuple(d for d in decisions if not d.keep)
     kept = tuple(d for d in decisions if d.keep)
@@ -116,7 +116,7 @@ def undo(loaded: LoadedPolicy) -> UndoResult:
     return UndoResult(tuple(backup_of(folder) for folder in pruning.undo(open_vault(loaded))))
 
 
-def _kept(backup: Backup) -> Kept:
+def kept_of(backup: Backup) -> Kept:
     return Kept(
         str(backup.id),
         backup.id.environment,

@@ -11,7 +11,7 @@ from keepwell.core.newfile import refuse_existing
 from keepwell.core.streams import Context, Json
 from keepwell.operations import places
 from keepwell.operations.choosing import complete_sources, missing_sources, only_source, require_source
-from keepwell.operations.opening import open_vault
+from keepwell.operations.opening import open_for_reading
 from keepwell.operations.places import Place
 from keepwell.policy.load import LoadedPolicy
 from keepwell.sources.base import RestoreReport
@@ -90,7 +90,7 @@ def restore(loaded: LoadedPolicy, request: RestoreRequest, context: Context) -> 
     """
     started = context.clock.monotonic()
     _check(request)
-    vault = open_vault(loaded)
+    vault = open_for_reading(loaded, context.progress)
     reader = vault.read(vault.find(request.backup))
     one = _the_one(reader, request)
     everything = one is None

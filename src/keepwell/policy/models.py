@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field, StrictInt, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
 from keepwell.core import units
+from keepwell.policy.copies import CopyPolicy
 from keepwell.policy.expect import Expect
+from keepwell.policy.keep import Keep, KeepRule
 from keepwell.policy.secret import SecretRef
 from keepwell.policy.source import DATABASES, LATER_TYPES, Check, FilesSource, PostgresSource, Source, SqliteSource
 from keepwell.policy.values import Level, Name, Schedule, Span, Table, Tier, Timezone, wrong
@@ -19,63 +20,6 @@ from keepwell.vault.layout import RESERVED, TIERS
 VERSION = 1
 RETENTION = {"production": "30d", "staging": "14d", "development": "7d"}
 """The strategy's retention by environment; any other keeps as production does."""
-
-
-class KeepRule(Table):
-    """How long backups of one tier stay: while they are younger than `age`, or among the newest `count`."""
-
-    age: Span | None = None
-    count: Annotated[StrictInt, Field(ge=1)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, (str, int, dict, KeepRule)):
-            raise wrong(
-                "is not a rule", 'Write an age such as "30d", a number such as 12, or { age = "30d", count = 12 }.'
-            )
-        if isinstance(value, str):
-            return {"count": int(value)} if value.strip().isdecimal() else {"age": value}
-        return {"count": value} if isinstance(value, int) else value
-
-    @model_validator(mode="after")
-    def _says_something(self) -> KeepRule:
-        if self.age is None and self.count is None:
-            raise wrong("says neither age nor count", 'Write for example "30d", 12, or { age = "30d", count = 12 }.')
-        return self
-
-
-Rule: TypeAlias = Annotated[
-    KeepRule,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^\s*(\d+|(\d+\s*(s|m|h|d|w|y)\s*)+)\s*$"},
-                {"type": "integer", "minimum": 1},
-                {
-                    "type": "object",
-                    "properties": {"age": {"type": "string"}, "count": {"type": "integer", "minimum": 1}},
-                    "minProperties": 1,
-                    "additionalProperties": False,
-                },
-            ],
-            "examples": ["30d", 12, {"age": "30d", "count": 12}],
-        }
-    ),
-]
-
-
-class Keep(Table):
-    """How long backups stay, by tier. `Policy.keep` fills in what is left out."""
-
-    daily: Rule | None = Field(default=None, description="Default: 30d; staging 14d; development 7d.")
-    weekly: Rule | None = Field(default=None, description="Default: as daily.")
-    monthly: Rule | None = Field(default=None, description="Default: as weekly.")
-    manual: Rule | None = Field(default=None, description="Default: 30d; staging 14d; development 7d.")
-
-    def rule(self, tier: str) -> KeepRule | None:
-        """The rule of a tier; None where there is none."""
-        return {"daily": self.daily, "weekly": self.weekly, "monthly": self.monthly, "manual": self.manual}.get(tier)
 
 
 class Objectives(Table):
@@ -130,6 +74,9 @@ class Policy(Table):
     version: StrictInt = Field(description="The version of this format: 1.", json_schema_extra={"const": VERSION})
     project: str = Field(min_length=1, description="What the backups are of, for people.")
     vault: VaultPolicy = Field(description="Where the backups go.")
+    copies: tuple[CopyPolicy, ...] = Field(
+        default=(), description="Further vaults that are kept in step with the first."
+    )
     environments: dict[Name, Environment] = Field(description="What to back up, by environment.")
     watch: WatchPolicy = Field(default=WatchPolicy(), description="What is watched, and how late is late.")
     notify: dict[Name, Channel] = Field(default={}, description="Ways to reach people, by name.")
@@ -159,26 +106,40 @@ class Policy(Table):
         return value
 
     @model_validator(mode="after")
+    def _copies_apart(self) -> Policy:
+        names, stores = [copy.name for copy in self.copies], [self.vault.store, *(copy.store for copy in self.copies)]
+        for number, copy in enumerate(self.copies):
+            if names.index(copy.name) != number:
+                raise wrong("is the name of another copy", "Give each its own.", ("copies", str(number), "name"))
+            if stores.index(copy.store) != number + 1:
+                raise wrong(
+                    "is a store that is in use already: a copy in the same place is no copy",
+                    "Name another store, best at another provider.",
+                    ("copies", str(number), "store"),
+                )
+        return self
+
+    @model_validator(mode="after")
     def _known_names(self) -> Policy:
         if found := check_names(self.notify, self.contacts, self.environments):
             raise wrong(*found)
         return self
 
-    def keep(self, environment: str) -> Keep:
-        """The rules of an environment, every tier filled in.
+    def keep(self, environment: str, given: Keep | None = None) -> Keep:
+        """The rules of an environment, every tier filled in; of a copy, where `given` is what it says.
 
         daily and manual: the strategy's retention; weekly as daily, monthly as weekly: these took the place of a daily
         one, so they stay at least as long. Raises KeyError.
         """
-        given = self.environments[environment].keep
+        given = given or self.environments[environment].keep
         default = KeepRule(age=units.duration(RETENTION.get(environment, RETENTION["production"])))
         daily = given.daily or default
         weekly = given.weekly or daily
         return Keep(daily=daily, weekly=weekly, monthly=given.monthly or weekly, manual=given.manual or default)
 
-    def keep_rules(self) -> Mapping[str, Keep]:
-        """`keep` of every environment: what `retention.decide` takes."""
-        return {name: self.keep(name) for name in self.environments}
+    def keep_rules(self, copy: CopyPolicy | None = None) -> Mapping[str, Keep]:
+        """`keep` of every environment, in the vault or in a copy: what `retention.decide` takes."""
+        return {name: self.keep(name, copy.keep if copy else None) for name in self.environments}
 
 
 __all__ = [
@@ -189,6 +150,7 @@ __all__ = [
     "TIERS",
     "VERSION",
     "Check",
+    "CopyPolicy",
     "Environment",
     "Expect",
     "FilesSource",

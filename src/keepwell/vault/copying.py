@@ -73,6 +73,7 @@ class _Copy:
         self.report = CopyReport()
         self.here = inventory.packs(near.store)
         self.there = {sha256: info.size for sha256, info in inventory.packs(far.store).items()}
+        self.indexed = {entry.pack for entry in far.entries()}
 
     def run(self, backups: Sequence[Backup]) -> CopyReport:
         self.far.prove_store()
@@ -161,12 +162,14 @@ class _Copy:
         with ThreadPoolExecutor(_SIDE_BY_SIDE, "copy") as pool:
             for _ in pool.map(self._bring_pack, missing):
                 pass
-        if missing:
+        self.there |= {entry.pack: entry.size for entry in missing}
+        # Also those that an earlier run brought before it died.
+        if new := [entry for entry in wanted if entry.pack not in self.indexed]:
             self.far.store.flush()
             name = f"index/{secrets.token_hex(16)}"
-            self._bring(name, encode_index(self.far.keyring, name, missing))
+            self._bring(name, encode_index(self.far.keyring, name, new))
             self.far.store.flush()
-            self.there |= {entry.pack: entry.size for entry in missing}
+            self.indexed |= {entry.pack for entry in new}
 
     def _bring_pack(self, entry: PackEntry) -> None:
         raw = inventory.whole_pack(self.near, entry)

@@ -14,7 +14,7 @@ import blake3
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keepwell.core.errors import Damaged, ObjectMissing, UsageError
+from keepwell.core.errors import Damaged, ObjectMissing, StoreError, UsageError
 from keepwell.core.streams import Buffer
 from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
@@ -42,6 +42,14 @@ class Location:
 
 class Locate(Protocol):
     def __call__(self, birth: bytes, number: int, *, anew: bool = False) -> Location | None: ...
+
+
+class Elsewhere(Protocol):
+    """Where frames are looked for that the vault itself does not give."""
+
+    def __call__(self, birth: bytes, number: int, place: Location) -> tuple[list[int], memoryview] | None:
+        """The lengths of the pieces and their bytes; None where nobody has the frame whole."""
+        ...
 
 
 class PackKeys:
@@ -101,10 +109,11 @@ class StreamReader:
         keys: PackKeys,
         locate: Locate,
         jobs: int = 2,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._store, self._keyring, self._manifest, self._keys, self._locate = store, keyring, manifest, keys, locate
         self._streams = {s.name: s for s in manifest.streams if s.source == source}
-        self._source, self._jobs = source, jobs
+        self._source, self._jobs, self._elsewhere = source, jobs, elsewhere
         self._backup = str(manifest.about["backup"])
 
     def names(self) -> list[str]:
@@ -196,13 +205,18 @@ class StreamReader:
         birth, pack = self._manifest.packs[fetch.pack]
         key = self._keyring.piece_key
         what = f"pack {pack_name(pack)} (needed by {self._backup}, source {self._source})"
+        unreachable: StoreError | Damaged | None = None
+        data, box = memoryview(b""), None
         try:
             data = memoryview(self._store.get_range(pack_name(pack), fetch.start, fetch.end - fetch.start))
             box = self._keys.box(birth, pack)
         except ObjectMissing:
-            data, box = memoryview(b""), None
-        opened: tuple[int, list[int], list[int], memoryview] | None = None
-        seen: dict[tuple[int, int], list[bytes]] = {}
+            pass
+        except (StoreError, Damaged) as error:
+            if self._elsewhere is None:
+                raise
+            unreachable = error
+        opened: _Frame | None = None
         for number, offset, length, begin, count, size, check in zip(
             extents.frame.tolist(),
             extents.offset.tolist(),
@@ -213,23 +227,24 @@ class StreamReader:
             extents.check.tolist(),
             strict=True,
         ):
-            if opened is None or opened[0] != number:
-                if box is not None:
-                    frame = data[offset - fetch.start : offset - fetch.start + length]
-                    lengths, plain = open_frame(box, self._keyring.vault, birth, number, frame, what=what)
-                else:
-                    lengths, plain = self._moved(birth, number, what)
-                opened, seen = (number, lengths, starts(lengths), plain), {}
-            _, lengths, places, plain = opened
-            if begin + count > len(lengths):
-                raise Damaged(f"frame {number} of {what} holds fewer pieces than the manifest says")
-            part = plain[places[begin] : places[begin + count]]
-            if (begin, count) not in seen:
-                seen[begin, count] = identify(key, part, lengths[begin : begin + count])
-            ids = seen[begin, count]
-            if len(part) != size or check_of(key, ids) != check:
-                raise Damaged(f"frame {number} of {what} does not hold the pieces that the manifest says")
-            yield part, ids, lengths[begin : begin + count]
+            try:
+                if opened is None or opened.number != number:
+                    if unreachable is not None:
+                        raise unreachable
+                    if box is not None:
+                        frame = data[offset - fetch.start : offset - fetch.start + length]
+                        found = open_frame(box, self._keyring.vault, birth, number, frame, what=what)
+                    else:
+                        found = self._moved(birth, number, what)
+                    opened = _Frame(number, *found, key)
+                part, ids = opened.part(begin, count, size, check, what)
+            except (Damaged, StoreError):
+                other = self._elsewhere and self._elsewhere(birth, number, Location(pack, offset, length))
+                if not other:
+                    raise
+                opened = _Frame(number, *other, key)
+                part, ids = opened.part(begin, count, size, check, what)
+            yield part, ids, opened.lengths[begin : begin + count]
 
     def _moved(self, birth: bytes, number: int, what: str) -> tuple[list[int], memoryview]:
         """A frame whose pack is gone: a prune moved it, or it is lost."""
@@ -248,6 +263,27 @@ class StreamReader:
             hint="The data in it is lost from this vault. Restore another backup (`keepwell list`; "
             "`keepwell check` names those that are affected), or use a copy of the vault.",
         )
+
+
+class _Frame:
+    """A decoded frame; the runs of pieces that were asked for are hashed once."""
+
+    def __init__(self, number: int, lengths: list[int], plain: memoryview, key: bytes) -> None:
+        self.number, self.lengths = number, lengths
+        self._places, self._plain, self._key = starts(lengths), plain, key
+        self._seen: dict[tuple[int, int], list[bytes]] = {}
+
+    def part(self, begin: int, count: int, size: int, check: int, what: str) -> tuple[memoryview, list[bytes]]:
+        """The bytes of a run of pieces, and their ids. Raises Damaged where they are not those of the extent."""
+        if begin + count > len(self.lengths):
+            raise Damaged(f"frame {self.number} of {what} holds fewer pieces than the manifest says")
+        part = self._plain[self._places[begin] : self._places[begin + count]]
+        if (begin, count) not in self._seen:
+            self._seen[begin, count] = identify(self._key, part, self.lengths[begin : begin + count])
+        ids = self._seen[begin, count]
+        if len(part) != size or check_of(self._key, ids) != check:
+            raise Damaged(f"frame {self.number} of {what} does not hold the pieces that the manifest says")
+        return part, ids
 
 
 def _plan(extents: Extents, first: int, last: int, *, whole_frames: bool = False) -> list[_Fetch]:

@@ -99,7 +99,7 @@ class Vault:
 
     @property
     def elsewhere(self) -> Elsewhere | None:
-        return self._mirrors and self._mirrors.frame
+        return self._mirrors.frame if self._mirrors else None
 
     @staticmethod
     def exists(store: Store) -> bool:

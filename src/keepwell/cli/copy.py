@@ -1,0 +1,46 @@
+"""`keepwell copy`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from keepwell.cli.backup import INCOMPLETE
+from keepwell.cli.session import Session
+from keepwell.cli.words import many, span
+from keepwell.core.units import show_size
+
+
+def run(
+    ctx: typer.Context,
+    name: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None,
+    environment: Annotated[str | None, typer.Option(metavar="NAME", help="Only backups of this environment.")] = None,
+) -> int:
+    """Bring the copies of the vault up to date: all, or those that are named.
+
+    What is in the vault goes to the other store as it is, encrypted, and is read back there. An interrupted copy goes on where
+    it was. Exits 3 when some backup or some copy could not be brought up to date and others were.
+    """
+    from keepwell.operations.copy import CopyRequest, copy
+
+    session: Session = ctx.obj
+    output = session.output
+    with session.context() as context:
+        result = copy(session.load(), CopyRequest(tuple(name or ()), environment), context)
+    output.document(result.json())
+    for title, outcome in result.copies.items():
+        if outcome.error:
+            output.say(f"{title}: NOT UP TO DATE: {outcome.error}")
+            if outcome.hint:
+                output.say(f"  → {outcome.hint}")
+            continue
+        report = outcome.report
+        output.done(
+            f"{title}: {many(len(report.backups), 'backup')} copied ({show_size(report.bytes)}), "
+            f"{report.there} there already  → {outcome.store}"
+        )
+        for backup, reason in report.failed.items():
+            output.say(f"  {backup} was NOT copied: {reason}")
+    output.done(f"  in {span(result.seconds)}")
+    return 0 if result.clean else INCOMPLETE
