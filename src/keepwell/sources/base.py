@@ -20,6 +20,7 @@ Facts have, for every source: `type` (postgres, sqlite, files), `bytes` (read fr
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,6 +62,8 @@ class RestoreRequest:
     """Physical: into a directory that has an older state, rewriting only the pages that differ."""
     start: bool = False
     """Physical: start the server there and wait until the recovery has ended."""
+    log: Callable[[str], bytes | None] | None = None
+    """Physical, with `start`: the log's files by name, so that the server needs no keys; None: `restore_command` is called."""
 
 
 @dataclass
@@ -75,6 +78,8 @@ class RestoreReport:
     """Roles that do not exist here, attributes that could not be set, ...: never data left out."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase."""
+    written: int | None = None
+    """Physical, with `delta`: how many bytes differed and were rewritten."""
     reached: dict[str, Json] = field(default_factory=dict)
     """Physical, where the server was started: `{"lsn", "timeline", "time"}` at which the recovery ended."""
 

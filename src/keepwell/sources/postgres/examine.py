@@ -53,7 +53,7 @@ def examine(target: Target, facts: Facts, context: Context) -> list[Finding]:
             for name in unfilled
             if name not in facts["unfilled"]
         ]
-        findings += _amcheck(connection, address.database, context)
+        findings += amcheck(connection, address.database, context)
     return findings
 
 
@@ -167,7 +167,7 @@ def _conditions(connection: Connection) -> dict[int, str]:
     return dict(rows)
 
 
-def _amcheck(connection: Connection, database: str, context: Context) -> list[Finding]:
+def amcheck(connection: Connection, database: str, context: Context) -> list[Finding]:
     """In a transaction that is rolled back, so that the extension leaves no trace."""
     import psycopg
 

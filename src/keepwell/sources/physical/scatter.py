@@ -1,0 +1,161 @@
+"""Writing a cluster's files from streams whose bytes come in any order, by several threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from keepwell.core.errors import Damaged, Interrupted, SourceError
+from keepwell.core.streams import Buffer, Context, Streams
+from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
+from keepwell.sources.physical.layout import Layout
+
+PAGE = 8192
+Local = Callable[[str], Path]
+
+
+class Scatter:
+    """Fills files that are there in their full size. With `delta` only pages are written that differ from what is there;
+    without it the files are new, and pages of zeros stay holes.
+    """
+
+    def __init__(self, layout: Layout, local: Local, context: Context, *, delta: bool) -> None:
+        self._layout, self._local, self._context, self._delta = layout, local, context, delta
+        self._lock = threading.Lock()
+        self.written = 0
+        """Bytes written; not more than that was different."""
+
+    def run(self, streams: Streams, task: str) -> None:
+        """Raises Damaged, SourceError, Interrupted, and what the store raises."""
+        there = set(streams.names())
+        room = threading.Semaphore(self._context.jobs * 2 + 2)
+        failed: list[BaseException] = []
+
+        def done(future: Future[None]) -> None:
+            room.release()
+            if error := future.exception():
+                failed.append(error)
+
+        with ThreadPoolExecutor(self._context.jobs, "write") as pool:
+            for name in (PAGES, CONTENT):
+                given = 0
+                for at, part in streams.scatter(name) if name in there else ():
+                    if self._context.cancelled():
+                        raise Interrupted("the restore was interrupted", hint="Start it again.")
+                    room.acquire()
+                    if failed:
+                        room.release()
+                        raise failed[0]
+                    pool.submit(self._write, name, at, part).add_done_callback(done)
+                    given += len(part)
+                    self._context.progress.advance(task, len(part))
+                if name in there and given != streams.size(name):
+                    raise Damaged(f"the stream {name} gave {given} of its {streams.size(name)} bytes")
+        if failed:
+            raise failed[0]
+
+    def _write(self, stream: str, at: int, part: Buffer) -> None:
+        view = memoryview(part)
+        written = 0
+        for entry, offset, start, count in self._layout.parts(stream, at, len(view)):
+            written += self._fill(entry, offset, view[start : start + count])
+        with self._lock:
+            self.written += written
+
+    def _fill(self, entry: Entry, offset: int, data: memoryview) -> int:
+        path = self._local(entry.path)
+        written = 0
+        try:
+            handle = os.open(path, (os.O_RDWR if self._delta else os.O_WRONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                for low, high in self._runs(handle, offset, data, entry.stream == PAGES):
+                    _write_all(handle, data[low:high], offset + low)
+                    written += high - low
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise SourceError(
+                f"cannot write {path}: {error.strerror}", hint="See that there is room, and the rights to write there."
+            ) from error
+        return written
+
+    def _runs(self, handle: int, offset: int, data: memoryview, pages: bool) -> Iterator[tuple[int, int]]:
+        """What of the data must be written."""
+        if not self._delta:
+            return _differing(data, None) if pages else iter([(0, len(data))])
+        there = os.pread(handle, len(data), offset)
+        if there == data:
+            return iter(())
+        return _differing(data, there.ljust(len(data), b"\0"))
+
+
+def _differing(data: memoryview, there: bytes | None) -> Iterator[tuple[int, int]]:
+    """Runs of pages that are not as `there`; None: not zeros. What is no whole page at the end is written."""
+    whole = len(data) // PAGE * PAGE
+    if whole:
+        new = np.frombuffer(data[:whole], np.uint64).reshape(-1, PAGE // 8)
+        old = None if there is None else np.frombuffer(there[:whole], np.uint64).reshape(-1, PAGE // 8)
+        changed = (new if old is None else new != old).any(axis=1)
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], changed, [False])).astype(np.int8)))
+        for low, high in edges.reshape(-1, 2).tolist():
+            yield low * PAGE, high * PAGE
+    if whole < len(data) and (there is None or there[whole:] != data[whole:]):
+        yield whole, len(data)
+
+
+def _write_all(handle: int, data: memoryview, at: int) -> None:
+    while len(data):
+        count = os.pwrite(handle, data, at)
+        data, at = data[count:], at + count
+
+
+def compare(layout: Layout, local: Local, streams: Streams, context: Context, task: str) -> Iterator[tuple[str, str]]:
+    """Path and problem of each file that does not have the bytes of the streams, read from their beginning to their end, so
+    that the digest of each whole stream is compared as well. Raises Damaged, Interrupted.
+    """
+    there = set(streams.names())
+    wrong: set[str] = set()
+    for name in (PAGES, CONTENT):
+        at = 0
+        for block in streams.read(name) if name in there else ():
+            if context.cancelled():
+                raise Interrupted("the proof was interrupted", hint="Nothing was changed; start it again.")
+            view = memoryview(block)
+            for entry, offset, start, count in layout.parts(name, at, len(view)):
+                problem = (
+                    None if entry.path in wrong else _problem(local(entry.path), offset, view[start : start + count])
+                )
+                if problem:
+                    wrong.add(entry.path)
+                    yield entry.path, problem
+            at += len(view)
+            context.progress.advance(task, len(view))
+    for path, entry in layout.files.items():
+        try:
+            size = local(path).lstat().st_size
+        except OSError:
+            size = -1
+        if size != entry.size and path not in wrong:
+            yield path, "is missing" if size < 0 else f"has {size} bytes; {entry.size} were backed up"
+
+
+def _problem(path: Path, offset: int, data: memoryview) -> str | None:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    try:
+        found = os.pread(handle, len(data), offset)
+    finally:
+        os.close(handle)
+    if found == data:
+        return None
+    if len(found) < len(data):
+        return f"ends at byte {offset + len(found)}, within what was backed up"
+    first = next(i for i in range(0, len(data), PAGE) if found[i : i + PAGE] != data[i : i + PAGE])
+    return f"differs from the backup in block {(offset + first) // PAGE}"
