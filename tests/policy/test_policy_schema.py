@@ -97,9 +97,11 @@ def test_every_key_has_a_description():
 
 def test_the_examples_of_the_reference_load(loaded):
     reference = (ROOT / "docs/reference/policy.md").read_text(encoding="utf-8")
-    whole, checks = re.findall(r"(?ms)^```toml\n(.*?)^```", reference)
+    whole, *parts, checks = re.findall(r"(?ms)^```toml\n(.*?)^```", reference)
     assert loaded(whole).policy.keep("production").monthly.count == 12
     assert len(loaded(HEAD + SOURCE + checks).environment("production").sources["app"].checks) == 3
+    for part in parts:
+        loaded(HEAD + SOURCE + part)
 
 
 def test_the_error_that_the_reference_shows_is_the_one_that_comes(refused):
