@@ -66,9 +66,8 @@ class Day:
             case "push":  # the server's archive_command brings a whole segment too
                 timeline, log = copy.timeline, server.logs[copy.timeline]
                 start = self.choose.randrange(len(log) + 1) // SEGMENT * SEGMENT
-                if start >= self.begun[timeline] and start + SEGMENT <= min(
-                    len(log), server.ended(timeline) or len(log)
-                ):
+                begun, end = self.begun[timeline], min(len(log), server.ended(timeline) or len(log))
+                if self.archive.has(timeline, begun, begun + 1) and begun <= start <= end - SEGMENT:
                     self.archive.objects[timeline, start, start + SEGMENT] = bytes(log[start : start + SEGMENT])
             case "recycle":
                 for kept in server.slots.values():
@@ -87,7 +86,9 @@ class Day:
 
     def live(self):
         while self.left:
-            with contextlib.suppress(Killed, StoreError, ServerError):  # a first connection may be cut; then it starts again
+            with contextlib.suppress(
+                Killed, StoreError, ServerError
+            ):  # a first connection may be cut; then it starts again
                 self.world.run()
         self.disasters, self.broken, self.deadly = (), 0, None
         self.world.stop = False

@@ -76,6 +76,8 @@ class ToyServer:
         self.slots = {}
         self.standby = False
         self.busy = False
+        self.asks = False
+        """It wants an answer all the time, as one that shuts down."""
         self.confirmed = []
         """(timeline, flushed) as it was told."""
         self.settings = {"wal_sender_timeout": "1min", "max_slot_wal_keep_size": "-1", "synchronous_standby_names": ""}
@@ -177,8 +179,8 @@ class ToyCopy:
             self.closed = True
             return None
         self.link.clock.sleep(max(timeout, 0.01))
-        if choose.random() < 0.2:
-            return stream._KEEPALIVE.pack(b"k", limit, 10**15, choose.random() < 0.5)
+        if server.asks or choose.random() < 0.2:
+            return stream._KEEPALIVE.pack(b"k", limit, 10**15, server.asks or choose.random() < 0.5)
         return None
 
     def send(self, data):
