@@ -29,7 +29,7 @@ if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then
   fi
 fi
 
-if [ ! -x /usr/sbin/sshd ] || ! command -v ssh-keygen >/dev/null; then
+if [ ! -x /usr/sbin/sshd ] || ! command -v ssh-keygen >/dev/null || ! command -v strace >/dev/null; then
   if root; then
     echo "setup: installing the OpenSSH server from Debian" >&2
     # The tests start their own; Debian's would listen on port 22.
@@ -38,9 +38,9 @@ if [ ! -x /usr/sbin/sshd ] || ! command -v ssh-keygen >/dev/null; then
       chmod 755 /usr/sbin/policy-rc.d
       trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     fi
-    debian openssh-server || echo "setup: the OpenSSH server could not be installed" >&2
+    debian openssh-server strace || echo "setup: the OpenSSH server could not be installed" >&2
   else
-    echo "setup: no OpenSSH server in /usr/sbin/sshd; as root: apt-get install openssh-server" >&2
+    echo "setup: no OpenSSH server in /usr/sbin/sshd; as root: apt-get install openssh-server strace" >&2
   fi
 fi
 

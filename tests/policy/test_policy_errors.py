@@ -5,6 +5,7 @@ from keepwell.core.errors import PolicyError
 from keepwell.policy.load import load
 from keepwell.policy.models import SECRET_OPTIONS
 from keepwell.stores.cloud import known_options
+from keepwell.stores.sftp_address import OPTIONS as SFTP_OPTIONS
 
 POSTGRES = '[environments.production.sources.app]\ntype = "postgres"\n'
 
@@ -104,9 +105,12 @@ def test_a_refused_literal_says_why(refused):
 
 
 def test_every_option_that_is_a_secret_must_be_a_reference():
-    known = known_options("s3") | known_options("gs") | known_options("az")
+    known = known_options("s3") | known_options("gs") | known_options("az") | SFTP_OPTIONS
     assert known >= SECRET_OPTIONS
-    assert {name for name in known if "secret" in name or "token" in name or name.endswith("key")} <= SECRET_OPTIONS
+    suspicious = {
+        name for name in known if "secret" in name or "token" in name or name.endswith(("key", "word", "phrase"))
+    }
+    assert suspicious - {"host_key"} <= SECRET_OPTIONS  # that one is public
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,9 @@ def test_a_reference_is_exactly_one_of_its_three_forms(refused, reference, what)
         ("file://backups/leads", "is not the address of a folder"),
         ("file:backups", "is not the address of a folder"),
         ("s3:///prefix", "names no bucket"),
-        ("sftp://host/leads", "comes in a later version"),
+        ("sftp://host/leads", "Write sftp://user@host/path"),
+        ("sftp://backup@host", "names no folder"),
+        ("sftp://backup:hunter2@host/leads", "has more in it than an address"),
         ("ftp://host/leads", "is not the address of a store"),
     ],
 )

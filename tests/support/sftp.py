@@ -57,8 +57,8 @@ def make_key(path: Path, *, passphrase: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def ssh_server(home: Path, extra: str = "") -> Iterator[SshServer]:
-    """`extra` are further lines of sshd_config."""
+def ssh_server(home: Path, sftp: str = "internal-sftp") -> Iterator[SshServer]:
+    """`sftp` is the command that sshd runs for SFTP."""
     program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None or shutil.which("ssh-keygen") is None:
         unavailable("no OpenSSH server: run tests/setup.sh (it needs apt-get as root)")
@@ -75,7 +75,7 @@ def ssh_server(home: Path, extra: str = "") -> Iterator[SshServer]:
         config.write_text(
             f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\nStrictModes no\n"
             f"AuthorizedKeysFile {home / 'authorized_keys'}\nPasswordAuthentication no\nPermitRootLogin yes\n"
-            f"Subsystem sftp internal-sftp\nMaxStartups 100\nPrintMotd no\n{extra}\n"
+            f"Subsystem sftp {sftp}\nMaxStartups 100\nPrintMotd no\n"
         )
         with (home / "sshd.log").open("wb") as log:
             process = subprocess.Popen(

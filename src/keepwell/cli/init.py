@@ -24,7 +24,7 @@ def run(
     ctx: typer.Context,
     project: Annotated[str | None, typer.Option(metavar="NAME", help="What the project is called.")] = None,
     store: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Where the vault is to be: a folder, s3://…, gs://…, az://….")
+        str | None, typer.Option(metavar="ADDRESS", help="Where the vault is to be: a folder, s3://…, gs://…, az://…, sftp://….")
     ] = None,
     passphrase_env: Annotated[
         str | None,
@@ -133,7 +133,7 @@ def _answers(
     if session.key_file and passphrase_env:
         raise UsageError("--key-file and --passphrase-env are two kinds of key", hint="Choose one of them.")
     project = answer(project, "What is the project called?", folder.name or "backups")
-    store = answer(store, "Where shall the backups be? A folder on another disk, s3://…, gs://… or az://…")
+    store = answer(store, "Where shall the backups be? A folder on another disk, s3://…, gs://…, az://… or sftp://…")
     if not store:
         raise UsageError("it is not said where the vault shall be", hint="Give --store ADDRESS.")
     key = None

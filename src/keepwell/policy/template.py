@@ -73,7 +73,7 @@ def _lines(answers: Answers) -> Iterator[str]:
 
 def _vault(answers: Answers) -> Iterator[str]:
     yield "[vault]"
-    yield "# A folder (better on another disk), or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix."
+    yield "# A folder (better on another disk), or s3://bucket/prefix, gs://…, az://…, sftp://user@host/path."
     yield f"store = {_text(answers.store)}"
     yield "# What opens the vault. Without it nobody can read the backups: keep a copy away from this machine."
     if answers.key_file is not None:
@@ -81,7 +81,7 @@ def _vault(answers: Answers) -> Iterator[str]:
     else:
         yield f"key = {{ passphrase = {{ env = {_text(answers.passphrase_env or '')} }} }}"
     if not answers.store.startswith("file:"):
-        yield "# Options of the bucket: docs/how-to/stores.md. Credentials come from the environment, or by reference."
+        yield "# Options of the store: docs/how-to/stores.md. Credentials come from the environment, or by reference."
         options = ", ".join(f"{name} = {_text(value)}" for name, value in answers.options.items())
         yield f"options = {{ {options} }}" if options else '#options = { endpoint = "https://objects.example.org" }'
     yield "# How long what `keepwell prune` took out can still be brought back."

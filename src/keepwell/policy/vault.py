@@ -21,9 +21,20 @@ from pydantic import (
 from keepwell.core.errors import StoreError
 from keepwell.policy.secret import SecretRef
 from keepwell.policy.values import Duration, PackSize, PolicyPath, Table, nearest, wrong
+from keepwell.stores.sftp_address import OPTIONS, PATHS, read_address
 
 SECRET_OPTIONS = frozenset(
-    {"account_key", "client_secret", "sas_key", "secret_access_key", "service_account_key", "session_token", "token"}
+    {
+        "account_key",
+        "client_secret",
+        "key_passphrase",
+        "password",
+        "sas_key",
+        "secret_access_key",
+        "service_account_key",
+        "session_token",
+        "token",
+    }
 )
 """Options of a store that must be references."""
 
@@ -81,7 +92,10 @@ Option: TypeAlias = Annotated[
 class StorePlace(Table):
     """A store, and what it wants to be told."""
 
-    store: str = Field(description="The store's address.", examples=["file:///var/backups/leads", "s3://bucket/prefix"])
+    store: str = Field(
+        description="The store's address.",
+        examples=["file:///var/backups/leads", "s3://bucket/prefix", "sftp://user@host/path"],
+    )
     options: dict[str, Option] = Field(
         default={}, description="Options of the store: endpoint, region, and others. A secret one is a reference."
     )
@@ -111,10 +125,8 @@ class StorePlace(Table):
             return self
         scheme = urlsplit(self.store).scheme
         if scheme == "file":
-            raise wrong("are for buckets; a folder has none", "Take them out.", ("options",))
-        from keepwell.stores.cloud import known_options
-
-        known = known_options(scheme)
+            raise wrong("are for buckets and SFTP servers; a folder has none", "Take them out.", ("options",))
+        known = _options_of(scheme)
         for name in self.options:
             if name not in known:
                 near = nearest(name, known)
@@ -126,13 +138,18 @@ class StorePlace(Table):
         return self
 
     def store_options(self, base: Path) -> dict[str, str]:
-        """The options as `open_store` takes them, secrets resolved. Raises StoreError where one cannot be had."""
-        return {
-            name: value
-            if isinstance(value, str)
-            else value.resolve(base, what=f"the store's option {name}", error=StoreError).reveal()
-            for name, value in self.options.items()
-        }
+        """The options as `open_store` takes them, secrets resolved, files relative to the policy's folder `base`.
+
+        Raises StoreError where a secret cannot be had.
+        """
+        files = PATHS if urlsplit(self.store).scheme == "sftp" else frozenset()
+        found = {}
+        for name, value in self.options.items():
+            if not isinstance(value, str):
+                found[name] = value.resolve(base, what=f"the store's option {name}", error=StoreError).reveal()
+            else:
+                found[name] = str(base / Path(value).expanduser()) if name in files else value
+        return found
 
     def folder(self) -> Path | None:
         """Where a `file://` vault is; None for a bucket."""
@@ -160,22 +177,35 @@ class VaultPolicy(StorePlace):
     )
 
 
+def _options_of(scheme: str) -> frozenset[str]:
+    if scheme == "sftp":
+        return OPTIONS
+    from keepwell.stores.cloud import known_options
+
+    return known_options(scheme)
+
+
 def _check_store(url: str) -> None:
     """Refuses what cannot be an address, without ever repeating what may be a password."""
-    forms = "file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+    forms = "file:///folder, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or sftp://user@host/path"
     try:
         parts = urlsplit(url)
-        secret = parts.username or parts.password or parts.query or parts.fragment
+        user = parts.scheme != "sftp" and "@" in parts.netloc
+        secret = user or parts.password is not None or bool(parts.query or parts.fragment)
     except ValueError:
         raise wrong("is not an address", f"Write {forms}.") from None
-    if secret or "@" in parts.netloc:
+    if secret:
         raise wrong(
             "has more in it than an address: a user, a password, or something after ? or #",
             "Take it out: it would be committed to Git with the policy. Credentials come from the environment "
             "(docs/how-to/stores.md) or by reference from [vault] options.",
         )
     if parts.scheme == "sftp":
-        raise wrong("is a store over SFTP, which comes in a later version of keepwell", f"Write {forms}.")
+        try:
+            read_address(url)
+        except StoreError as error:
+            raise wrong(f"cannot be the address of a folder on an SFTP server: {error.message}", error.hint) from None
+        return
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/"):
             raise wrong(

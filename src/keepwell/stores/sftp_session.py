@@ -41,7 +41,8 @@ class Session:
 
         `seconds` is for one try, without connecting. Raises StoreError, and asyncssh's and the system's own errors.
         """
-        future = asyncio.run_coroutine_threadsafe(self._persist(work, seconds), self._running())
+        loop = self._running()
+        future = asyncio.run_coroutine_threadsafe(self._persist(work, seconds), loop)
         try:
             return future.result()
         except BaseException:
@@ -74,7 +75,7 @@ class Session:
 
     async def _persist(self, work: Callable[[Sftp], Awaitable[T]], seconds: float) -> T:
         clock = asyncio.get_running_loop()
-        give_up = clock.time() + max(self._address.retry_timeout, seconds / 3)
+        began = clock.time()
         tries = 0
         while True:
             sftp = None
@@ -88,7 +89,9 @@ class Session:
                     self._drop(sftp)
                 pause = min(0.25 * 2**tries, 5.0)
                 tries += 1
-                if tries > self._address.retries or clock.time() + pause > give_up:
+                # A long upload may fail at its end and is still worth another try.
+                patience = max(self._address.retry_timeout, seconds / 3 if sftp else 0)
+                if tries > self._address.retries or clock.time() - began + pause > patience:
                     raise
                 await asyncio.sleep(pause)
 
