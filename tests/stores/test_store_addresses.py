@@ -96,3 +96,59 @@ def test_a_key_file_that_is_not_there_names_the_variable():
 def test_a_local_store_does_not_load_the_cloud_library(tmp_path):
     code = f"import sys; from keepwell.stores import open_store; open_store({tmp_path.as_uri()!r}); print('obstore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"False\n"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sftp://host/x",
+        "sftp://me@/x",
+        "sftp://me@host:0x/y",
+        "sftp://me@host/../x",
+        "sftp://me@host/a//b",
+        "sftp://me@host/x?y",
+    ],
+)
+def test_an_sftp_address_is_a_user_a_host_and_a_plain_path(url):
+    with pytest.raises(StoreError, match="not the address of a folder on an SFTP server") as caught:
+        open_store(url)
+    assert "sftp://user@host/path" in caught.value.hint
+
+
+def test_an_sftp_address_with_a_password_is_refused_and_not_repeated():
+    with pytest.raises(StoreError, match="password in the address") as caught:
+        open_store("sftp://me:hunter2@host/x")
+    assert "hunter2" not in caught.value.message + caught.value.hint
+
+
+def test_an_sftp_address_is_shown_in_one_way_whatever_was_written():
+    for written, shown in [
+        ("sftp://me@HOST:22/backups/", "sftp://me@host/backups"),
+        ("sftp://me@host:2222/~/backups", "sftp://me@host:2222/~/backups"),
+        ("sftp://me@[::1]/backups", "sftp://me@[::1]/backups"),
+    ]:
+        store = open_store(written, {"password": "hunter2"})
+        assert store.url == shown
+        assert "hunter2" not in repr(store) + repr(vars(store))
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"pasword": "x"}, "has no option pasword"),
+        ({"password": "x", "key_file": "y"}, "both password and key_file"),
+        ({"host_key": "x", "known_hosts": "y"}, "both host_key and known_hosts"),
+        ({"key_passphrase": "x"}, "no key_file"),
+        ({"fsync": "no"}, "neither true nor false"),
+        ({"retries": "many"}, "not a number of tries"),
+    ],
+)
+def test_options_of_an_sftp_store_that_cannot_be_right_are_named(options, what):
+    with pytest.raises(StoreError, match=what):
+        open_store("sftp://me@host/x", options)
+
+
+def test_a_local_store_does_not_load_the_ssh_library_nor_does_a_policy(tmp_path):
+    code = "import sys; import keepwell.policy.models, keepwell.stores; print('asyncssh' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"False\n"
