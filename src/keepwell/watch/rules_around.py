@@ -19,7 +19,10 @@ def store_unreachable(seen: Seen) -> Iterator[Symptom]:
     error = seen.store.error
     if error and error[0] in STORE_KINDS:
         hint = error[2] or "Look whether the store is up, and whether the credentials still hold: keepwell doctor"
-        yield Symptom("store-unreachable", "store", "failure", error[1], hint, patience=_STORE_PATIENCE)
+        # A run that failed for it has waited already.
+        hurt = any(run.outcome == "failed" and run.kind in STORE_KINDS for run in seen.runs)
+        patience = dt.timedelta(0) if hurt else _STORE_PATIENCE
+        yield Symptom("store-unreachable", "store", "failure", error[1], hint, patience=patience)
 
 
 def vault_unusable(seen: Seen) -> Iterator[Symptom]:

@@ -53,7 +53,7 @@ class Alert:
     @property
     def incident(self) -> str:
         """One name for all messages of this time: PagerDuty and others put them together by it."""
-        return f"keepwell/{self.key}/{iso(self.opened or self.seen)}"
+        return f"keepwell/{self.key}/{iso(self.seen)}"
 
     @property
     def is_open(self) -> bool:
@@ -67,13 +67,12 @@ class Alert:
     def from_json(cls, document: Mapping[str, Any]) -> Alert:
         times = {"since", "seen", "opened", "reminded", "over", "acknowledged_at"}
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(
-            **{
-                name: from_iso(value) if name in times and value else value
-                for name, value in document.items()
-                if name in known
-            }
-        )
+        values: dict[str, Any] = {
+            name: from_iso(value) if name in times and value else value
+            for name, value in document.items()
+            if name in known
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def advance(
         if symptom.key not in found or symptom.severity == "failure":
             found[symptom.key] = symptom
     turn = Turn({})
-    roots = {key for key in found} | {key for key, a in alerts.items() if a.rule in blind and a.stage != "over"}
+    roots = set(found) | {key for key, a in alerts.items() if a.rule in blind and a.stage != "over"}
     for key in sorted(alerts.keys() | found.keys()):
         before = alerts.get(key)
         if before is not None and key not in found and (before.rule in blind and before.stage != "over"):
@@ -229,13 +228,14 @@ def _tell_again(alert: Alert, now: dt.datetime, silences: Sequence[Silence], man
         return _announce("opened", alert, now, silences, manner, turn)
     if alert.acknowledged_at is not None or any(silence.covers(alert, now) for silence in silences):
         return alert
+    opened = alert.opened
     if alert.severity == "failure":
-        due = sum(1 for wait in manner.steps if now - alert.opened >= wait)
+        due = sum(1 for wait in manner.steps if now - opened >= wait)
         for step in range(alert.step, due):
             alert = dataclasses.replace(alert, step=step + 1)
             turn.events.append(Event("escalated", alert, step))
     pause = manner.reminder * (1 if alert.severity == "failure" else _WARNINGS_REMIND)
-    if now - (alert.reminded or alert.opened) >= pause:
+    if now - (alert.reminded or opened) >= pause:
         alert = dataclasses.replace(alert, reminded=now)
         turn.events.append(Event("reminder", alert))
     return alert
