@@ -96,13 +96,15 @@ class Watcher:
         result = Look(seen, turn.alerts, tuple(events), tuple(deliveries))
         return dataclasses.replace(result, problems=self._sign_of_life(result, now))
 
-    def glance(self, context: Context, error: KeepwellError | None = None) -> Look:
-        """After a run: only at runs, without opening the vault. `error` is what the run failed with."""
+    def glance(self, context: Context, error: BaseException | None = None, *, works: bool = False) -> Look:
+        """After a run: only at runs, without opening the vault. `error` is what the run failed with; `works`: it did not."""
         now = context.clock.now()
         with self.book.turn() as pages:
-            store = StoreSeen(error=(type(error).__name__, error.message, error.hint) if error else None)
+            store = StoreSeen(
+                error=(type(error).__name__, error.message, error.hint) if isinstance(error, StoreError) else None
+            )
             seen = self._known(pages, now, store)
-            looked = _OF_RUNS | ({"store-unreachable"} if isinstance(error, StoreError) else set())
+            looked = _OF_RUNS | ({"store-unreachable"} if store.error or works else set())
             turn = advance(
                 pages.alerts(),
                 [symptom for symptom in rules.examine(seen) if symptom.rule in looked],

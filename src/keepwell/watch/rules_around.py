@@ -194,7 +194,7 @@ def review_overdue(seen: Seen) -> Iterator[Symptom]:
 
 
 def key_untested(seen: Seen) -> Iterator[Symptom]:
-    """A key that reads the vault was not tried for long: is it still where it should be, and does it open?"""
+    """A key that reads the vault was not tried for long: it may be lost, or not open it."""
     for key in seen.keys:
         if seen.now - key.tried > seen.key_within:
             yield Symptom(

@@ -118,12 +118,12 @@ def _begin(loaded: LoadedPolicy, context: Context, run: Run) -> int | None:
 
     book, now = Book(place(loaded)), context.clock.now()
     process = {"host": platform.node(), "pid": os.getpid(), "born": psutil.Process().create_time()}
+    number: int | None = None
     with _never_failing(context):
         with book.turn() as pages:
             number = pages.begin_run(run.verb, run.environment, now, {"outcome": "running", "id": run.ident} | process)
         _beat(loaded, book, context, run, "start", f"{run.verb} of {run.environment or 'all'} has begun")
-        return number
-    return None
+    return number
 
 
 def _ending(run: Run, error: BaseException | None) -> Ending | None:
@@ -172,7 +172,7 @@ def _end(
         for problem in result.problems:
             context.progress.warn(problem)
     else:
-        watcher.glance(context, error if isinstance(error, KeepwellError) else None)
+        watcher.glance(context, error, works=error is None)
 
 
 def _document(
