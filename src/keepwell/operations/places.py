@@ -44,9 +44,24 @@ def at_path(facts: Facts, path: Path) -> Place:
 
         file = path / str(facts["database"]) if path.is_dir() else path
         return Place(sqlite.Target(file), str(file))
+    if facts["type"] == "physical":
+        return cluster(str(path))
     from keepwell.sources import files
 
     return Place(files.Target(path), str(path))
+
+
+def cluster(to: str | None) -> Place:
+    """A data directory; the source's package looks whether it may be written. Raises UsageError where none is named."""
+    from keepwell.sources.physical.target import Target
+
+    if not to or to.startswith(("env:", "postgres://", "postgresql://")):
+        raise UsageError(
+            "a physical backup is restored into a directory, and none was named",
+            hint="Name a new directory with --to; --start runs the server in it.",
+        )
+    path = Path(to).expanduser().absolute()
+    return Place(Target(path), str(path))
 
 
 def database(loaded: LoadedPolicy, to: str) -> Place:

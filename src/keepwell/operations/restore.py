@@ -9,15 +9,18 @@ from pathlib import Path
 from keepwell.core.errors import Interrupted, KeepwellError, UsageError
 from keepwell.core.newfile import refuse_existing
 from keepwell.core.streams import Context, Json
-from keepwell.operations import places
+from keepwell.operations import physical_restore, places
 from keepwell.operations.choosing import complete_sources, missing_sources, only_source, require_source
+from keepwell.operations.moments import Plan
 from keepwell.operations.opening import open_for_reading
+from keepwell.operations.physical_restore import Wish
 from keepwell.operations.places import Place
 from keepwell.policy.load import LoadedPolicy
 from keepwell.sources.base import RestoreReport
 from keepwell.sources.base import RestoreRequest as SourceRequest
+from keepwell.sources.physical import recovery
 from keepwell.sources.registry import DATABASES, kind_of
-from keepwell.vault.vault import BackupReader
+from keepwell.vault.vault import BackupReader, Vault
 
 _DATABASES = ("env:", "file:", "postgres://", "postgresql://")
 """How a `to` begins that names a database."""
@@ -38,6 +41,8 @@ class RestoreRequest:
     paths: tuple[str, ...] = ()
     sql: Path | None = None
     """Databases: SQL text into this new file."""
+    wish: Wish = field(default_factory=Wish)
+    """Physical: which moment, and how."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Restored:
     report: RestoreReport
     error: str = ""
     hint: str = ""
+    plan: Plan | None = None
+    """Physical: what was used."""
 
     def json(self) -> dict[str, Json]:
         found: dict[str, Json] = {"status": "failed" if self.error else "complete", "to": self.to}
@@ -55,6 +62,12 @@ class Restored:
             return found | {"bytes": 0, "error": self.error, "hint": self.hint}
         report = self.report
         found |= {"bytes": report.bytes, "tables": dict(report.tables), "files": report.files}
+        if self.plan:
+            found |= {
+                "recovery": self.plan.json(),
+                "reached": dict(report.reached) or None,
+                "rewritten": report.written,
+            }
         found["warnings"] = list(report.warnings)
         found["seconds"] = {phase: round(seconds, 3) for phase, seconds in report.seconds.items()}
         return found
@@ -101,7 +114,7 @@ def restore(loaded: LoadedPolicy, request: RestoreRequest, context: Context) -> 
     for name, place in targets.items():
         context.progress.note(f"Restoring {name} to {place.shown}")
         try:
-            done[name] = Restored(place.shown, _restore(reader, name, place, request, context))
+            done[name] = _restore(loaded, vault, reader, name, place, request, context)
         except Interrupted:
             raise
         except KeepwellError as error:
@@ -118,10 +131,30 @@ def restore(loaded: LoadedPolicy, request: RestoreRequest, context: Context) -> 
     return RestoreResult(str(reader.backup.id), done, context.clock.monotonic() - started, missing)
 
 
-def _restore(reader: BackupReader, name: str, place: Place, request: RestoreRequest, context: Context) -> RestoreReport:
-    facts = reader.facts(name)
+def _restore(
+    loaded: LoadedPolicy,
+    vault: Vault,
+    reader: BackupReader,
+    name: str,
+    place: Place,
+    request: RestoreRequest,
+    context: Context,
+) -> Restored:
     wanted = SourceRequest(request.tables, request.paths, place.sql)
-    return kind_of(facts["type"]).restore(facts, reader.streams(name, context.jobs), place.target, wanted, context)
+    plan = None
+    kind = reader.facts(name)["type"]
+    physical_restore.refuse_for(kind, name, request.wish)
+    if kind == "physical":
+        if request.tables or request.paths:
+            raise UsageError(
+                f"{name} is backed up physically, as a whole cluster, and tables or files cannot be taken out of it",
+                hint="Restore it to a new directory with --to and --start, and take the tables from there with pg_dump.",
+            )
+        prepared = physical_restore.prepare(loaded, vault, reader, request.backup, name, request.wish, context)
+        reader, plan, wanted = prepared.reader, prepared.plan, prepared.request
+    facts = reader.facts(name)
+    streams = reader.streams(name, context.jobs)
+    return Restored(place.shown, kind_of(kind).restore(facts, streams, place.target, wanted, context), plan=plan)
 
 
 def _check(request: RestoreRequest) -> None:
@@ -143,6 +176,7 @@ def _check(request: RestoreRequest) -> None:
         )
     if request.sql and len(given) > 1:
         raise UsageError(f"{' and '.join(given)} were given, and a source goes to one place")
+    recovery.check(request.wish.recovery)
     if request.tables and request.paths:
         raise UsageError("--table is for databases and --path for files; one restore takes one of them")
 
@@ -153,6 +187,8 @@ def _the_one(reader: BackupReader, request: RestoreRequest) -> str | None:
         return require_source(reader, request.source)
     if request.paths:
         return only_source(reader, ("files",), "--path")
+    if given := request.wish.options():
+        return only_source(reader, ("physical",), given[0])
     if request.tables or request.sql:
         return only_source(reader, DATABASES, "--table" if request.tables else "--sql")
     if not request.to:
@@ -198,6 +234,8 @@ def _place(loaded: LoadedPolicy, reader: BackupReader, request: RestoreRequest, 
         if request.to_new_database:
             return places.new_database(loaded, reader.backup.id.environment, name, request.to_new_database)
         return places.database(loaded, str(request.to))
+    if facts["type"] == "physical":
+        return places.cluster(request.to)
     if request.to_new_database:
         raise UsageError(f"{name} is no PostgreSQL database", hint="Name a new file or folder with --to.")
     return places.at_path(facts, Path(str(request.to)).expanduser())

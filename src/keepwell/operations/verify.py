@@ -13,6 +13,7 @@ from keepwell.core.errors import Damaged, StoreError, UnsupportedFormat
 from keepwell.core.streams import Context, Finding, Json
 from keepwell.operations.choosing import missing_sources, require_source
 from keepwell.operations.opening import open_vault
+from keepwell.operations.rehearsal import Rehearsal
 from keepwell.operations.specs import spec_for_proof
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.models import Source
@@ -96,7 +97,7 @@ def verify(
         names = request.sources or tuple(backup.document["sources"])
         sources = {name: SourceProof(findings=[Finding("manifest", error.message)]) for name in names}
     else:
-        sources = _prove_all(loaded, reader, request, level, policy, context, after_restore)
+        sources = _prove_all(loaded, vault, reader, request, level, policy, context, after_restore)
     total = context.clock.monotonic() - started
     result = VerifyResult(
         str(backup.id),
@@ -112,6 +113,7 @@ def verify(
 
 def _prove_all(
     loaded: LoadedPolicy,
+    vault: Vault,
     reader: BackupReader,
     request: VerifyRequest,
     level: Level,
@@ -133,6 +135,8 @@ def _prove_all(
             sources[name] = SourceProof(facts["type"], findings=[Finding(name, error.message)])
             continue
         context.progress.note(f"Proving {name}")
+        physical = facts["type"] == "physical"
+        rehearsal = Rehearsal.of(vault, reader, name, policy.get(name)) if physical else None
         sources[name] = prove(
             kind,
             facts,
@@ -141,8 +145,11 @@ def _prove_all(
             _questions(loaded, policy.get(name), str(reader.backup.id), name, level, context),
             level,
             context,
+            prepare=rehearsal.prepare if rehearsal else None,
             after_restore=after_restore and functools.partial(after_restore, name),
         )
+        if rehearsal:
+            rehearsal.tell(sources[name])
     return sources
 
 

@@ -51,6 +51,8 @@ class SourceProof:
     """By phase: sandbox, restore, examine, round-trip, checks, objects."""
     versions: dict[str, str] = field(default_factory=dict)
     """`then` of the server or library at backup time, `now` of the sandbox."""
+    recovery: dict[str, Json] = field(default_factory=dict)
+    """Physical: `wanted` (what the sandbox was to be recovered to) and what was `reached`."""
 
     @property
     def passed(self) -> bool:
@@ -60,7 +62,8 @@ class SourceProof:
         self.findings += [finding for finding in findings if finding not in self.findings]
 
     def json(self) -> dict[str, Json]:
-        return {
+        physical = {"recovery": self.recovery} if self.recovery else {}
+        return physical | {
             "passed": self.passed,
             "type": self.type,
             "tables": self.tables,
@@ -84,14 +87,15 @@ def prove(
     level: Level,
     context: Context,
     *,
+    prepare: AfterRestore | None = None,
     after_restore: AfterRestore | None = None,
 ) -> SourceProof:
     """Everything that is wrong is in `findings`; what could not be looked at is wrong.
 
-    `after_restore` is given the restored place before anything is compared: tests damage it there. Raises Interrupted,
+    `prepare` is given the empty sandbox. `after_restore` is given the restored place before anything is compared: tests damage it there. Raises Interrupted,
     and what says nothing of the backup itself: StoreError (apart from ObjectMissing), VaultKeyError.
     """
-    return _Prover(kind, facts, Tally(streams), spec, questions, level, context).run(after_restore)
+    return _Prover(kind, facts, Tally(streams), spec, questions, level, context).run(prepare, after_restore)
 
 
 class _Prover:
@@ -101,9 +105,11 @@ class _Prover:
         self.kind, self.facts, self.streams, self.spec = kind, facts, streams, spec
         self.questions, self.level, self.context = questions, level, context
         self.proof = SourceProof(str(facts["type"]))
+        self.same_files: bool | None = None
+        """Physical: whether the restored files were as in the backup; None: not looked at."""
         self.title = str(facts.get("database") or facts.get("root") or facts["type"])
 
-    def run(self, after_restore: AfterRestore | None) -> SourceProof:
+    def run(self, prepare: AfterRestore | None, after_restore: AfterRestore | None) -> SourceProof:
         if "version" in self.facts:
             self.proof.versions["then"] = str(self.facts["version"])
         if reaches(self.level, "restore"):
@@ -112,6 +118,8 @@ class _Prover:
             with self.failing("sandbox"), contextlib.ExitStack() as stack:
                 with self.phase("sandbox"):
                     target = stack.enter_context(self.kind.sandbox(self.facts, self.context))
+                if prepare is not None:
+                    prepare(target)
                 self.in_sandbox(target, after_restore)
         if reaches(self.level, "checks"):
             self.name_what_was_not_asked()
@@ -129,17 +137,37 @@ class _Prover:
         if after_restore is not None:
             after_restore(target)
         rows: dict[str, int] = {}
+        physical = self.facts["type"] == "physical"
+        if physical and reaches(self.level, "round-trip"):
+            # A server changes the files as soon as it starts.
+            with self.failing("round-trip"), self.phase("round-trip"):
+                self.compare_files(target)
         with self.failing("examine"), self.phase("examine"):
             self.proof.found(*self.kind.examine(target, self.facts, self.context))
         with self.failing("rows"), self.phase("examine"):
             rows = self.kind.count_rows(target, self.facts)
             self.compare_rows(rows)
-        if reaches(self.level, "round-trip"):
+            if physical:
+                self.keep_recovered(target, rows)
+        if not physical and reaches(self.level, "round-trip"):
             with self.failing("round-trip"), self.phase("round-trip"):
                 self.round_trip(target)
         if reaches(self.level, "checks"):
             with self.phase("checks"):
                 self.ask(target, rows)
+
+    def compare_files(self, target: Any) -> None:
+        from keepwell.sources import physical
+
+        found = physical.compare_files(self.streams, target, self.context)
+        self.proof.found(*found)
+        self.same_files = not found
+
+    def keep_recovered(self, target: Any, rows: Mapping[str, int]) -> None:
+        """A backup of files says nothing of rows: they are told, and equal where all files are, byte for byte."""
+        self.proof.recovery["reached"] = dict(target.reached)
+        self.proof.versions["now"] = str(target.server.programs.version)
+        self.proof.tables = {name: {"rows": count, "equal": self.same_files} for name, count in rows.items()}
 
     def compare_rows(self, rows: Mapping[str, int]) -> None:
         for name, table in self.facts.get("tables", {}).items():

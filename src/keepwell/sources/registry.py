@@ -10,7 +10,7 @@ from keepwell.core.errors import UnsupportedFormat
 from keepwell.core.streams import Context, Facts, Finding, Sink, Streams
 from keepwell.sources.base import Exported, RestoreReport, RestoreRequest
 
-TYPES = ("postgres", "sqlite", "files")
+TYPES = ("postgres", "physical", "sqlite", "files")
 DATABASES = ("postgres", "sqlite")
 
 

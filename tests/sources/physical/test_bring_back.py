@@ -8,20 +8,20 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.support.physical import base_backup, into_streams
-from tests.support.physical_load import fill, give_to_server, logging_server, open_folder, require_balanced, run
 
 from keepwell.core.errors import Damaged, Interrupted, SourceError, StoreError, TargetNotEmpty, UsageError
 from keepwell.core.progress import Silent
 from keepwell.core.streams import Context, MemoryStreams
 from keepwell.core.wal import parse_lsn
+from keepwell.sources import physical as bring
 from keepwell.sources.base import Recovery, RestoreRequest
-from keepwell.sources.physical import restore as bring
 from keepwell.sources.physical import start
 from keepwell.sources.physical.examine import count_rows, examine, query
 from keepwell.sources.physical.restore import compare_files
 from keepwell.sources.physical.sandbox import sandbox
 from keepwell.sources.physical.target import Target
+from support.physical import base_backup, into_streams
+from support.physical_load import fill, give_to_server, logging_server, open_folder, require_balanced, run
 
 pytestmark = pytest.mark.slow
 
@@ -347,9 +347,7 @@ def test_damage_in_the_restored_files_is_found_and_named(source):
     context = Context()
     with sandbox(source.facts, context) as target:
         bring.restore(source.facts, source.streams, target, RestoreRequest(), context)
-        name = sorted(
-            p for p in (target.path / "base").rglob("[0-9]*") if p.is_file() and p.stat().st_size > 10_000_000
-        )[-1]
+        name = max(p for p in (target.path / "base").rglob("[0-9]*") if p.is_file() and p.stat().st_size > 10_000_000)
         with name.open("r+b") as file:
             file.seek(3 * 8192 + 4000)
             file.write(b"damage")

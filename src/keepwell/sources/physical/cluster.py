@@ -134,7 +134,7 @@ class RecoveringServer(ThrowawayServer):
                 f"the restored cluster in {self.data} cannot be worked with: {done.stderr.strip()[-600:]}",
                 hint="The message is the server's own.",
             )
-        return done.stdout
+        return str(done.stdout)
 
     def _wait_until_ready(self) -> None:
         from psycopg import pq

@@ -15,7 +15,7 @@ from typing import Self
 from keepwell.core.errors import KeepwellError
 from keepwell.core.wal import is_segment, parse_segment, segment_name
 from keepwell.sources.physical.directory import Owner
-from keepwell.sources.physical.target import LogSource
+from keepwell.sources.physical.target import LogMissing, LogSource
 
 _AHEAD = 2
 _POLL = 0.2
@@ -94,6 +94,11 @@ class Feeder:
             if data is None:
                 return b"end"
             self._put(data)
+        except LogMissing as error:
+            if (self._data / "pg_wal" / name).exists():
+                return b"end"  # then PostgreSQL takes the one that came with the backup
+            self.error = error
+            return b"failed"
         except (KeepwellError, OSError, ValueError) as error:
             self.error = error
             return b"failed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +21,9 @@ class Layout:
     """Modes by path; what lies deeper comes later."""
     links: list[Entry] = field(default_factory=list)
     files: dict[str, Entry] = field(default_factory=dict)
-    _starts: dict[str, list[int]] = field(default_factory=dict)
-    _placed: dict[str, list[Entry]] = field(default_factory=dict)
+    placed: dict[str, list[Entry]] = field(default_factory=dict)
+    """Per stream the files in it, in the order of their bytes."""
+    starts: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -31,7 +31,7 @@ class Layout:
 
     def parts(self, stream: str, at: int, length: int) -> Iterator[tuple[Entry, int, int, int]]:
         """Which files a run of the stream's bytes belongs to: entry, offset in the file, offset in the run, length."""
-        starts, placed = self._starts.get(stream, []), self._placed.get(stream, [])
+        starts, placed = self.starts.get(stream, []), self.placed.get(stream, [])
         index, done = bisect_right(starts, at) - 1, 0
         while done < length:
             entry = placed[index] if 0 <= index < len(placed) else None
@@ -76,7 +76,7 @@ def _place(layout: Layout, name: str, streams: Streams) -> None:
     size = streams.size(name) if name in streams.names() else 0
     if end != size:
         raise Damaged(f"the files of the cluster have {end} bytes in the stream {name}, which has {size}")
-    layout._placed[name], layout._starts[name] = placed, [entry.at for entry in placed]
+    layout.placed[name], layout.starts[name] = placed, [entry.at for entry in placed]
 
 
 def _check(entry: Entry) -> None:
@@ -85,7 +85,7 @@ def _check(entry: Entry) -> None:
         raise Damaged(f"the list of the cluster's files names the path {entry.path!r}, which leads out of it")
     if entry.kind == "link":
         of_tablespace = len(path.parts) == 2 and path.parts[0] == "pg_tblspc" and path.parts[1].isdecimal()
-        if not of_tablespace or not os.path.isabs(entry.target):
+        if not of_tablespace or not entry.target.startswith("/"):
             raise Damaged(f"the list of the cluster's files has a link that is no tablespace: {entry.path!r}")
     if entry.size < 0 or entry.at < 0 or not 0 <= entry.mode <= 0o7777:
         raise Damaged(f"the list of the cluster's files says what cannot be of {entry.path!r}")

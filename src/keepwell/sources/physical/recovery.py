@@ -41,6 +41,11 @@ _HEADER = "# Written by keepwell's restore; what stood here for these settings b
 Settings = dict[str, str]
 
 
+def latest() -> Recovery:
+    """To the end of the log that there is."""
+    return Recovery()
+
+
 def check(recovery: Recovery) -> None:
     """Raises UsageError for what cannot be meant."""
     given = [
@@ -105,11 +110,11 @@ def remarks(auto_conf: str, conf: str) -> list[str]:
             "archive_mode is off in the restored cluster, so that it does not write into the archive of the one that was "
             "backed up. To archive from here: ALTER SYSTEM RESET archive_mode, see to archive_command, and restart."
         )
-    for name in ("archive_cleanup_command", "recovery_end_command", "synchronous_standby_names"):
-        if there.get(name):
-            changed.append(
-                f"{name} is empty in the restored cluster; it was {there[name]!r}. ALTER SYSTEM RESET {name} brings it back."
-            )
+    changed += [
+        f"{name} is empty in the restored cluster; it was {there[name]!r}. ALTER SYSTEM RESET {name} brings it back."
+        for name in ("archive_cleanup_command", "recovery_end_command", "synchronous_standby_names")
+        if there.get(name)
+    ]
     return changed
 
 

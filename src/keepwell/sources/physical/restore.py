@@ -303,7 +303,7 @@ def _below(root: Path, prefix: str) -> Iterator[tuple[str, int]]:
 
 
 def _names(folder: Path) -> Iterable[str]:
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
+    return sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
 
 
 def _text(path: Path) -> str:

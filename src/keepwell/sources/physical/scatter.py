@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from keepwell.core.errors import Damaged, Interrupted, SourceError
 from keepwell.core.streams import Buffer, Context, Streams
 from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
@@ -96,6 +94,8 @@ class Scatter:
 
 def _differing(data: memoryview, there: bytes | None) -> Iterator[tuple[int, int]]:
     """Runs of pages that are not as `there`; None: not zeros. What is no whole page at the end is written."""
+    import numpy as np  # here, since it takes a tenth of a second
+
     whole = len(data) // PAGE * PAGE
     if whole:
         new = np.frombuffer(data[:whole], np.uint64).reshape(-1, PAGE // 8)

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from keepwell.core.errors import Damaged
 from keepwell.core.secrets import Secret
 from keepwell.core.streams import Json
 from keepwell.sources.base import Recovery
 
 if TYPE_CHECKING:
     from keepwell.sources.physical.cluster import RecoveringServer
+
+
+class LogMissing(Damaged):
+    """Log that more log follows is not in the vault. A backup may have it itself, in its `pg_wal`."""
+
 
 LogSource: TypeAlias = Callable[[str], bytes | None]
 """A file of the log by its name (a whole segment, or a history); None: the log has no such file, which is its end. Raises
