@@ -5,12 +5,14 @@ Source: PostgreSQL's documentation, "Streaming Replication Protocol". The connec
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
+import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
@@ -20,8 +22,9 @@ from keepwell.core.wal import parse_lsn
 from keepwell.sources.postgres.connection import Address, one_line, parse, refused
 
 Row: TypeAlias = dict[str, str | None]
-Notice: TypeAlias = Callable[[str, str, str], None]
-"""Severity, SQLSTATE, message."""
+Notice: TypeAlias = Callable[[str], None]
+COPY: list[Row] = []
+"""What `copy_out` gives where a copy begins: this very list."""
 _CONNECT_SECONDS = "30"
 _ALIVE = {"keepalives_idle": "60", "keepalives_interval": "15", "keepalives_count": "4"}
 _BLOCK = 1 << 18
@@ -54,6 +57,8 @@ class Replication:
     def __init__(self, address: Address, connection: Any) -> None:
         self.address, self.pg = address, connection
         self.server_version: int = connection.server_version
+        self.process: int = connection.backend_pid
+        """The server's process, by which other sessions know this one."""
         self._notice: Notice | None = None
         connection.notice_handler = self._noticed
 
@@ -120,14 +125,15 @@ class Replication:
         on_notice: Notice | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[list[Row] | memoryview]:
-        """What a command such as BASE_BACKUP answers: each result set as a list of rows, each message of a copy as bytes that
-        are valid until the next step. Raises SourceError.
+        """What a command such as BASE_BACKUP answers: each result set as a list of rows, COPY where a copy begins, and each of
+        its messages as bytes that are valid until the next step. Raises SourceError.
         """
         self._notice = on_notice
         try:
             self.pg.send_query(command.encode())
             while (result := self.pg.get_result()) is not None:
                 if result.status == pq.ExecStatus.COPY_OUT:
+                    yield COPY
                     yield from self._messages(cancelled)
                 else:
                     yield _rows(self.done(result))
@@ -190,15 +196,17 @@ class Replication:
             state=state,
         )
 
+    @contextlib.contextmanager
+    def losses(self) -> Iterator[None]:
+        """What psycopg raises for a lost connection, as SourceError."""
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self.failure() from error
+
     def _noticed(self, result: Any) -> None:
         if self._notice is not None:
-            fields = (
-                pq.DiagnosticField.SEVERITY_NONLOCALIZED,
-                pq.DiagnosticField.SQLSTATE,
-                pq.DiagnosticField.MESSAGE_PRIMARY,
-            )
-            severity, state, text = ((result.error_field(field) or b"").decode(errors="replace") for field in fields)
-            self._notice(severity, state, text)
+            self._notice((result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace"))
 
 
 class CopyBoth:
@@ -215,45 +223,43 @@ class CopyBoth:
         if self.closed:
             return None
         waited = False
-        while True:
-            count, data = self.pg.get_copy_data(1)
-            if count > 0:
-                return bytes(data)
-            if count == -1:
-                self.closed = True
-                return None
-            if count == -2:
-                raise self._link.failure()
-            if waited:
-                return None
-            waited = not select.select([self.pg.socket], [], [], timeout)[0]
-            if not waited:
-                self.pg.consume_input()
-                if self.pg.status != pq.ConnStatus.OK:
-                    raise self._link.failure()
+        with self._link.losses():
+            while True:
+                count, data = self.pg.get_copy_data(1)
+                if count > 0:
+                    return bytes(data)
+                if count == -1:
+                    self.closed = True
+                    return None
+                if waited:
+                    return None
+                waited = not select.select([self.pg.socket], [], [], timeout)[0]
+                if not waited:
+                    self.pg.consume_input()
 
     def send(self, data: bytes) -> None:
         """Raises SourceError."""
-        self.pg.put_copy_data(data)
-        while self.pg.flush():
-            select.select([], [self.pg.socket], [], 60)
+        with self._link.losses():
+            self.pg.put_copy_data(data)
+            while self.pg.flush():
+                select.select([], [self.pg.socket], [], 60)
 
     def finish(self) -> list[Row]:
         """Ends the stream; the rows say which timeline follows and from where, where one does. Raises SourceError."""
         if self._rows is not None:
             return self._rows
-        self.pg.put_copy_end()
-        self.pg.flush()
-        while not self.closed:
-            count, _ = self.pg.get_copy_data(0)
-            if count == -2:
-                raise self._link.failure()
-            self.closed = count == -1
+        with contextlib.suppress(psycopg.Error):  # the server ended it with an error, which the results below tell
+            self.pg.put_copy_end()
         rows: list[Row] = []
-        while (result := self.pg.get_result()) is not None:
-            if result.status in (pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_BOTH):
-                continue
-            rows += _rows(self._link.done(result))
+        with self._link.losses():
+            self.pg.flush()
+            while not self.closed:
+                count, _ = self.pg.get_copy_data(0)
+                self.closed = count == -1
+            while (result := self.pg.get_result()) is not None:
+                if result.status in (pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_BOTH):
+                    continue
+                rows += _rows(self._link.done(result))
         self._rows = rows
         return rows
 

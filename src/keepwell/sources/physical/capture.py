@@ -1,0 +1,225 @@
+"""Taking a base backup into streams: in full, or only what changed, laid over the pages of the last one."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from keepwell.core.clock import iso
+from keepwell.core.errors import SourceError
+from keepwell.core.streams import Context, Facts, Sink
+from keepwell.core.wal import show_lsn
+from keepwell.sources.physical import basebackup
+from keepwell.sources.physical.basebackup import BaseBackup
+from keepwell.sources.physical.entries import CONTENT, PAGES, STREAM, encode
+from keepwell.sources.physical.files import Files
+from keepwell.sources.physical.lanes import PAGE, ContentLane, PagesLane
+from keepwell.sources.physical.previous import Previous, Recorder, cache_path
+from keepwell.sources.physical.replication import Identity, Replication, ServerError
+from keepwell.sources.physical.spec import Spec
+from keepwell.sources.postgres.connection import Address, Connection, connected, parse, require_direct, server_errors
+
+_SETTINGS = (
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+    "wal_level",
+)
+"""A server that replays the log must have at least these."""
+_ABOUT = (
+    "server_version",
+    "server_version_num",
+    "block_size",
+    "segment_size",
+    "wal_segment_size",
+    "data_checksums",
+    "shared_preload_libraries",
+    "summarize_wal",
+    "cluster_name",
+)
+_OLDEST, _INCREMENTAL = 140000, 170000
+
+
+def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
+    """Raises SourceError, Interrupted."""
+    address = parse(spec.url)
+    require_direct(address)
+    about = _describe(address)
+    with contextlib.closing(Replication.connect(spec.url)) as link:
+        identity = link.identify()
+    path = cache_path(context.cache, identity.system, address.place)
+    run = _Run(spec, sink, context, address, about)
+    previous, reason = _previous(about, identity, sink, Previous.load(path, identity.system))
+    if previous is not None:
+        try:
+            found, files, recorder = run.take(path, previous)
+            method = "incremental"
+        except _Refused as refusal:
+            previous, reason = None, str(refusal)
+    if previous is None:
+        context.progress.note(f"{address.place}: reading everything ({reason})")
+        found, files, recorder = run.take(path, None)
+        method = f"full: {reason}"
+    try:
+        listing = sink.stream(STREAM)
+        for line in encode(files.entries):
+            listing.write(line)
+        listing.close()
+        facts = _facts(address, about, identity, found, files, method)
+    except BaseException:
+        recorder.drop()
+        raise
+    if found.manifest:
+        recorder.keep(identity.system, found.timeline, found.manifest)
+    else:
+        recorder.drop()
+    return facts
+
+
+class _Refused(Exception):
+    """The server cannot tell what changed."""
+
+
+class _Run:
+    def __init__(self, spec: Spec, sink: Sink, context: Context, address: Address, about: dict[str, Any]) -> None:
+        self.spec, self.sink, self.context, self.address, self.about = spec, sink, context, address, about
+        self.task = f"{address.place}: base backup"
+
+    def take(self, path: Any, previous: Previous | None) -> tuple[BaseBackup, Files, Recorder]:
+        """Raises _Refused where the server cannot give only what changed, and nothing was written then."""
+        recorder, began = Recorder(path), False
+
+        def files() -> Files:
+            nonlocal began
+            began = True
+            pages = PagesLane(self.sink.stream(PAGES, "pages"), recorder.add)
+            return Files(pages, ContentLane(self.sink.stream(CONTENT)), previous)
+
+        version = self.about["server_version"]
+        text = basebackup.command(
+            version, self.spec, manifest=self.about["summarize_wal"], incremental=previous is not None
+        )
+        progress = self.context.progress
+        try:
+            with contextlib.closing(Replication.connect(self.spec.url)) as link:
+                _hold_log(link)
+                if previous is not None:
+                    link.copy_in("UPLOAD_MANIFEST", [previous.manifest])
+                found, taken = basebackup.receive(
+                    link,
+                    text,
+                    files,
+                    self.spec,
+                    begun=lambda found: progress.begin(self.task, found.size or None),
+                    advance=lambda count: progress.advance(self.task, count),
+                    cancelled=self.context.cancelled,
+                )
+            progress.end(self.task)
+        except ServerError as error:
+            recorder.drop()
+            if previous is not None and not began:
+                raise _Refused(error.message) from error
+            raise
+        except BaseException:
+            recorder.drop()
+            raise
+        return found, taken, recorder
+
+
+def _previous(
+    about: dict[str, Any], identity: Identity, sink: Sink, previous: Previous | None
+) -> tuple[Previous | None, str]:
+    """The backup that this one can be laid over, or why there is none."""
+    if about["server_version"] < _INCREMENTAL:
+        return None, "before PostgreSQL 17 a server cannot tell what changed"
+    if not about["summarize_wal"]:
+        return None, "summarize_wal is off on the server, so it cannot tell what changed"
+    if previous is None:
+        return None, "this machine knows of no earlier backup of this cluster"
+    if previous.timeline != identity.timeline:
+        return None, f"the server is on timeline {identity.timeline}, the last backup was on {previous.timeline}"
+    if not previous.is_held(sink):
+        return None, "the vault no longer has all pages of the last backup"
+    return previous, ""
+
+
+def _hold_log(link: Replication) -> None:
+    """Until this connection ends the server keeps the log that the backup needs, however long it takes."""
+    with contextlib.suppress(ServerError):  # no slot is free: then wal_keep_size has to do, and the server says if not
+        link.query(
+            "CREATE_REPLICATION_SLOT keepwell_base_backup_" + str(link.process) + " TEMPORARY PHYSICAL RESERVE_WAL"
+        )
+
+
+def _describe(address: Address) -> dict[str, Any]:
+    with connected(address) as connection, server_errors(address):
+        rows = connection.execute(
+            "SELECT name, coalesce(setting, '') FROM pg_settings WHERE name = ANY(%s)", [[*_SETTINGS, *_ABOUT]]
+        ).fetchall()
+        shown: dict[str, Any] = {str(name): value for name, value in rows}
+        shown["databases"] = _databases(connection)
+    version = int(shown["server_version_num"])
+    if version < _OLDEST:
+        raise SourceError(
+            f"{address.place} is PostgreSQL {shown['server_version']}; physical backups want 14 or later",
+            hint='Use method = "logical", or upgrade the server.',
+        )
+    if int(shown["block_size"]) != PAGE or int(shown["segment_size"]) * PAGE > 1 << 30:
+        raise SourceError(
+            f"{address.place} was built with blocks of {shown['block_size']} bytes or segments of more than 1 GiB; physical "
+            "backups know pages of 8 KiB",
+            hint='Use method = "logical".',
+        )
+    return (
+        shown
+        | {"server_version": version, "summarize_wal": shown.get("summarize_wal") == "on"}
+        | {"text": shown["server_version"]}
+    )
+
+
+def _databases(connection: Connection) -> list[str]:
+    rows = connection.execute("SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname").fetchall()
+    return [str(name) for (name,) in rows]
+
+
+def _now(address: Address) -> str:
+    with connected(address) as connection, server_errors(address):
+        row = connection.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        return iso(row[0])
+
+
+def _facts(
+    address: Address, about: dict[str, Any], identity: Identity, found: BaseBackup, files: Files, method: str
+) -> Facts:
+    warnings = [f"damaged page: {path} block {block}, its checksum is wrong" for path, block in found.damaged]
+    warnings += found.unnamed
+    return {
+        "type": "physical",
+        "database": about["cluster_name"] or "cluster",
+        "databases": about["databases"],
+        "version": about["text"],
+        "server_version": about["server_version"],
+        "method": method,
+        "block_size": PAGE,
+        "checksums": about["data_checksums"] == "on",
+        "damaged_pages": [{"path": path, "block": block} for path, block in found.damaged],
+        "tablespaces": {oid: {"path": place} for oid, place in found.tablespaces.items()},
+        "preload": about["shared_preload_libraries"],
+        "settings": {name: about[name] for name in _SETTINGS if name in about},
+        "files": sum(entry.kind == "file" for entry in files.entries),
+        "folders": sum(entry.kind == "dir" for entry in files.entries),
+        "streams": [PAGES, CONTENT, STREAM],
+        "bytes": files.bytes,
+        "warnings": warnings,
+        "wal": {
+            "system": identity.system,
+            "timeline": found.timeline,
+            "start": show_lsn(found.start),
+            "stop": show_lsn(found.stop),
+            "segment_size": int(about["wal_segment_size"]),
+            "time": _now(address),
+        },
+    }

@@ -1,0 +1,187 @@
+"""The files of a base backup as they come out of its tar archives: pages here, content there, and an entry for each."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from keepwell.core.errors import SourceError
+from keepwell.core.streams import Buffer
+from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
+from keepwell.sources.physical.incremental import PREFIX, Blocks, HeaderReader
+from keepwell.sources.physical.lanes import PAGE, ContentLane, PagesLane
+from keepwell.sources.physical.previous import Previous
+from keepwell.sources.physical.tarstream import Header, TarReader
+
+_RELATION = re.compile(r"(?:base/\d+|global|pg_tblspc/\d+/PG_[^/]+/\d+)/\d+(?:_(?:fsm|vm|init))?(?:\.\d+)?")
+_LABEL = "backup_label"
+_INCREMENTAL_LINES = (b"INCREMENTAL FROM LSN:", b"INCREMENTAL FROM TLI:")
+_MOST_LABEL = 1 << 20
+
+
+class Files:
+    """Takes the archives of one base backup, one after the other."""
+
+    def __init__(self, pages: PagesLane, content: ContentLane, previous: Previous | None) -> None:
+        self.entries: list[Entry] = []
+        self.bytes = 0
+        """Of the files as they are on the server, whether sent or known."""
+        self._pages, self._content, self._previous = pages, content, previous
+        self._tar: TarReader | None = None
+        self._prefix = ""
+        self._file: _Whole | _Changed | None = None
+
+    def begin(self, tablespace: str) -> None:
+        """An archive begins: of the tablespace with this oid, or (empty) of the data directory."""
+        self._end_archive()
+        self._tar, self._prefix = TarReader(), f"pg_tblspc/{tablespace}/" if tablespace else ""
+
+    def feed(self, data: memoryview) -> None:
+        """Raises SourceError where the server sends what cannot be read."""
+        assert self._tar is not None
+        try:
+            for found in self._tar.feed(data):
+                if isinstance(found, Header):
+                    self._end_file()
+                    self._begin_file(found)
+                elif self._file is not None:
+                    self._file.write(found)
+        except ValueError as error:
+            raise _unreadable(error) from error
+
+    def close(self) -> None:
+        self._end_archive()
+        self._pages.close()
+        self._content.close()
+
+    def _end_archive(self) -> None:
+        self._end_file()
+        if self._tar is not None:
+            try:
+                self._tar.close()
+            except ValueError as error:
+                raise _unreadable(error) from error
+            self._tar = None
+
+    def _begin_file(self, header: Header) -> None:
+        path = self._prefix + os.fsdecode(header.name)
+        if path.startswith(("/", "../")) or "/../" in path:
+            raise SourceError(f"the server sent a file with the name {path!r}, which leads out of its directory")
+        if header.kind == "dir":
+            self.entries.append(Entry(path, "dir", header.mode))
+        elif header.kind == "link":
+            self.entries.append(Entry(path, "link", header.mode, target=os.fsdecode(header.target)))
+        else:
+            self._file = self._opened(path, header)
+
+    def _opened(self, path: str, header: Header) -> _Whole | _Changed:
+        folder, _, name = path.rpartition("/")
+        if name.startswith(PREFIX):
+            target = f"{folder}/{name.removeprefix(PREFIX)}"
+            old = self._previous.pages(target) if self._previous else None
+            if old is None:
+                raise SourceError(
+                    f"the server sent only the changes of {target}, which the last backup did not have",
+                    hint="Remove the cache folder of keepwell and run the backup again: it then reads everything.",
+                )
+            return _Changed(target, header, old, self._pages)
+        is_pages = _RELATION.fullmatch(path) is not None and header.size % PAGE == 0
+        return _Whole(path, header, self._pages if is_pages else self._content, rewrite=path == _LABEL)
+
+    def _end_file(self) -> None:
+        if self._file is not None:
+            entry = self._file.end()
+            self.entries.append(entry)
+            self.bytes += entry.size
+            self._file = None
+
+
+class _Whole:
+    """A file that came in full."""
+
+    def __init__(self, path: str, header: Header, lane: PagesLane | ContentLane, *, rewrite: bool) -> None:
+        self._path, self._header, self._lane = path, header, lane
+        self._size = 0
+        self._at = lane.position
+        self._label = bytearray() if rewrite else None
+        if isinstance(lane, ContentLane):
+            lane.begin(header.size)
+
+    def write(self, data: Buffer) -> None:
+        if self._label is None:
+            self._lane.write(data)
+            self._size += len(data)
+        elif len(self._label) + len(data) <= _MOST_LABEL:
+            self._label += data
+        else:
+            raise ValueError("the backup label is too long to be one")
+
+    def end(self) -> Entry:
+        if self._label is not None:
+            lines = bytes(self._label).splitlines(keepends=True)
+            label = b"".join(line for line in lines if not line.startswith(_INCREMENTAL_LINES))
+            self._lane.write(label)
+            self._size = len(label)
+        if isinstance(self._lane, PagesLane):
+            self._lane.end(self._path, self._size // PAGE)
+            stream = PAGES
+        else:
+            self._lane.end(self._header.size)
+            stream = CONTENT
+        return Entry(self._path, "file", self._header.mode, self._size, stream if self._size else "", self._at)
+
+
+class _Changed:
+    """A file of which only the changed blocks came: laid over the pages of the last backup."""
+
+    def __init__(self, path: str, header: Header, old: memoryview, lane: PagesLane) -> None:
+        self._path, self._header, self._old, self._lane = path, header, old, lane
+        self._at = lane.position
+        self._reader = HeaderReader(header.size)
+        self._blocks: Blocks | None = None
+        self._left = 0
+        """Bytes of the current run of new blocks still to come."""
+
+    def write(self, data: memoryview) -> None:
+        if self._blocks is None:
+            found = self._reader.feed(data)
+            if found is None:
+                return
+            self._blocks, used = found
+            self._runs = self._blocks.runs(len(self._old) // 20)
+            self._known()
+            data = data[used:]
+        while data:
+            if not self._left:
+                raise ValueError("an incremental file has more blocks than its header says")
+            part = data[: self._left]
+            self._lane.write(part)
+            self._left -= len(part)
+            data = data[len(part) :]
+            if not self._left:
+                self._known()
+
+    def end(self) -> Entry:
+        if self._blocks is None or self._left:
+            raise ValueError("an incremental file is cut short")
+        size = self._blocks.length * PAGE
+        self._lane.end(self._path, self._blocks.length)
+        return Entry(self._path, "file", self._header.mode, size, PAGES if size else "", self._at)
+
+    def _known(self) -> None:
+        """Everything up to the next run of blocks that the server sends."""
+        for origin, first, end in self._runs:
+            if origin == "new":
+                self._left = (end - first) * PAGE
+                return
+            if origin == "old":
+                self._lane.reuse(self._old[20 * first : 20 * end])
+            else:
+                self._lane.zeros(end - first)
+
+
+def _unreadable(error: ValueError) -> SourceError:
+    return SourceError(
+        f"the server's base backup cannot be read: {error}",
+        hint="Try again; if it happens again, report it with the version of the server.",
+    )

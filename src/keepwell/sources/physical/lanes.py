@@ -1,0 +1,121 @@
+"""The two streams that the files of a cluster go into, and what is remembered of each page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from keepwell.core.errors import SourceError
+from keepwell.core.streams import Buffer, StreamWriter
+from keepwell.sources.physical.previous import TOKEN
+
+PAGE = 8192
+_BLOCK = 1 << 20
+_TAKE = 4 << 20
+_SMALL = 64 << 10
+_ZEROS = bytes(64 * PAGE)
+
+
+class PagesLane:
+    """Relation files one after the other, in whole pages. `keep` is given each file's pieces."""
+
+    def __init__(self, writer: StreamWriter, keep: Callable[[str, memoryview], None]) -> None:
+        self.position = 0
+        self._writer, self._keep = writer, keep
+        self._waiting = bytearray()
+        self._tokens = bytearray()
+        self._files: list[tuple[str, int]] = []
+        self._taken = 0
+
+    def write(self, data: Buffer) -> None:
+        self.position += len(data)
+        if not self._waiting and len(data) >= _BLOCK:
+            self._writer.write(data)
+            return
+        self._waiting += data
+        if len(self._waiting) >= _BLOCK:
+            self._flush()
+
+    def zeros(self, pages: int) -> None:
+        while pages:
+            some = min(pages, len(_ZEROS) // PAGE)
+            self.write(memoryview(_ZEROS)[: some * PAGE])
+            pages -= some
+
+    def reuse(self, tokens: memoryview) -> None:
+        """Pages that the vault has. Raises SourceError where it lost them since it was asked."""
+        self._take()
+        size = len(tokens) // TOKEN * PAGE
+        if not self._writer.reuse(bytes(tokens), size):
+            raise SourceError(
+                "pages of the last backup went away while this one ran",
+                hint="Run the backup again: it reads everything.",
+            )
+        self._writer.boundary()
+        self._tokens += tokens
+        self.position += size
+
+    def end(self, path: str, pages: int) -> None:
+        """All pages of the file have come."""
+        self._files.append((path, pages))
+        if self.position - self._taken >= _TAKE:
+            self._hand_over()
+
+    def close(self) -> None:
+        self._hand_over()
+        self._writer.close()
+
+    def _hand_over(self) -> None:
+        self._take()
+        self._taken = self.position
+        view, at = memoryview(bytes(self._tokens)), 0
+        for path, pages in self._files:
+            self._keep(path, view[at : at + TOKEN * pages])
+            at += TOKEN * pages
+        if at != len(view):
+            raise RuntimeError("the pages of the files do not add up")
+        self._files, self._tokens = [], bytearray()
+
+    def _take(self) -> None:
+        self._flush()
+        self._tokens += self._writer.take_ids()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write(self._waiting)
+            self._waiting = bytearray()
+
+
+class ContentLane:
+    """All other files. Small ones are cut together, larger ones each by themselves."""
+
+    def __init__(self, writer: StreamWriter) -> None:
+        self.position = 0
+        self._writer = writer
+        self._waiting = bytearray()
+
+    def begin(self, size: int) -> None:
+        if size > _SMALL:
+            self._boundary()
+
+    def write(self, data: Buffer) -> None:
+        self._waiting += data
+        self.position += len(data)
+        if len(self._waiting) >= _BLOCK:
+            self._flush()
+
+    def end(self, size: int) -> None:
+        if size > _SMALL:
+            self._boundary()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _boundary(self) -> None:
+        self._flush()
+        self._writer.boundary()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write(self._waiting)
+            self._waiting = bytearray()
