@@ -22,9 +22,9 @@ class Killed(BaseException):
 
 
 class ServerError(SourceError):
-    def __init__(self, message, sqlstate=""):
+    def __init__(self, message, state=""):
         super().__init__(message)
-        self.sqlstate = sqlstate
+        self.state = state
 
 
 class ToyArchive:

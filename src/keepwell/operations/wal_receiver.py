@@ -374,4 +374,4 @@ class _Removed(SourceError):
 
 
 def _state(error: SourceError) -> str:
-    return getattr(error, "sqlstate", None) or ""
+    return str(getattr(error, "state", ""))
