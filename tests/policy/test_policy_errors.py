@@ -245,8 +245,8 @@ def test_what_is_no_path_is_refused(refused, path):
         ("type = 'postgres'", 'url: is missing\n    Write url = { env = "DATABASE_URL" }.'),
         ("type = 'sqlite'", "path: is missing"),
         (
-            "type = 'postgres'\nurl = { env = 'A' }\nmethod = 'physical'",
-            "method: physical backups come in a later version",
+            "type = 'postgres'\nurl = { env = 'A' }\npitr = '3d'",
+            "pitr: is for method = \"physical\", and this source is logical",
         ),
         ("type = 'postgres'\nurl = { env = 'A' }\nmethod = 'copy'", "method: must be 'logical'"),
     ],

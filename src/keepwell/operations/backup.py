@@ -26,7 +26,7 @@ from keepwell.core.errors import (
 from keepwell.core.streams import Context, Facts, Json, Sink
 from keepwell.operations.opening import open_vault
 from keepwell.operations.portable import PortableCopies
-from keepwell.operations.specs import spec_of
+from keepwell.operations.specs import kind_name, spec_of
 from keepwell.operations.turn import turn
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.models import DATABASES, Source, Tier
@@ -225,7 +225,7 @@ def _capture_all(
 
 
 def _capture(loaded: LoadedPolicy, name: str, source: Source, sink: Sink, context: Context) -> Facts:
-    facts = kind_of(source.type).capture(spec_of(loaded, name, source), sink, context)
+    facts = kind_of(kind_name(source)).capture(spec_of(loaded, name, source), sink, context)
     json.dumps(facts)  # what cannot be written into the manifest fails here, as this source's fault
     return facts
 

@@ -12,12 +12,22 @@ from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.models import FilesSource, PostgresSource, Source, SqliteSource
 
 
+def kind_name(source: Source) -> str:
+    """The package that captures the source, as `registry.kind_of` takes it."""
+    return "physical" if isinstance(source, PostgresSource) and source.method == "physical" else source.type
+
+
 def spec_of(loaded: LoadedPolicy, name: str, source: Source) -> Any:
     """What to capture. Raises SourceError where the URL of a database cannot be had."""
     if isinstance(source, PostgresSource):
+        url = source.url.resolve(loaded.base, what=f"the URL of source {name}", error=SourceError)
+        if source.method == "physical":
+            from keepwell.sources import physical
+
+            return physical.Spec(url, source.on_damaged_page, source.checkpoint)
         from keepwell.sources import postgres
 
-        return postgres.Spec(source.url.resolve(loaded.base, what=f"the URL of source {name}", error=SourceError))
+        return postgres.Spec(url)
     if isinstance(source, SqliteSource):
         from keepwell.sources import sqlite
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from keepwell.policy import expect as expectation
 from keepwell.policy.expect import Expect
 from keepwell.policy.secret import SecretRef
-from keepwell.policy.values import PolicyPath, Table, Tier, wrong
+from keepwell.policy.values import PolicyPath, Span, Table, Tier, wrong
 
 DATABASES = ("postgres", "sqlite")
 
@@ -87,16 +87,48 @@ class PostgresSource(_Database):
 
     type: Literal["postgres"]
     url: SecretRef = Field(description="Where the database's URL is to be found: postgresql://user:password@host/name.")
-    method: Literal["logical"] = Field(
-        default="logical", description="How it is read: logical is pg_dump under one snapshot."
+    method: Literal["logical", "physical"] = Field(
+        default="logical",
+        description="How it is read: logical is pg_dump under one snapshot; physical is the whole cluster over the "
+        "replication protocol, with recovery to any moment.",
+    )
+    pitr: Span = Field(
+        default="7d",
+        validate_default=True,
+        description="Physical: how far back recovery to any moment is kept possible.",
+    )
+    on_damaged_page: Literal["fail", "keep"] = Field(
+        default="fail",
+        description="Physical: whether a page with a wrong checksum on the server fails the backup, or is kept and named.",
+    )
+    checkpoint: Literal["fast", "spread"] = Field(
+        default="fast", description="Physical: whether the checkpoint that a backup begins with is made at once."
+    )
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] | None = Field(
+        default=None,
+        description="Physical: the replication slot of `keepwell wal receive`. Default: keepwell_ENVIRONMENT_SOURCE.",
+    )
+    database: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Physical: the database that a proof asks the checks of. Default: postgres."
     )
 
-    @field_validator("method", mode="before")
-    @classmethod
-    def _not_yet(cls, value: Any) -> Any:
-        if value == "physical":
-            raise wrong("physical backups come in a later version of keepwell", 'Write method = "logical".')
-        return value
+    @model_validator(mode="after")
+    def _of_one_method(self) -> PostgresSource:
+        if self.method == "logical":
+            for name in ("pitr", "on_damaged_page", "checkpoint", "slot", "database"):
+                if name in self.model_fields_set:
+                    raise wrong(
+                        'is for method = "physical", and this source is logical',
+                        f'Take out {name}, or write method = "physical".',
+                        (name,),
+                    )
+        elif self.portable:
+            raise wrong(
+                "is for logical backups: a cluster of files is no portable copy",
+                "Take it out, or add a second source with the logical method.",
+                ("portable",),
+            )
+        return self
 
 
 class SqliteSource(_Database):
