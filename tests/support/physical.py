@@ -7,6 +7,8 @@ import struct
 import subprocess
 from pathlib import Path
 
+import psycopg
+
 from keepwell.core.streams import MemoryStreams
 from keepwell.core.wal import show_lsn
 from keepwell.sources.physical.entries import CONTENT, PAGES, STREAM, Entry, encode
@@ -85,7 +87,7 @@ def into_streams(server: ThrowawayServer, folder: Path) -> tuple[dict, MemoryStr
         "block_size": 8192,
         "files": sum(e.kind == "file" for e in entries),
         "preload": "",
-        "settings": {"max_connections": 40, "max_worker_processes": 8, "max_wal_senders": 10},
+        "settings": _settings(server),
         "wal": {
             "system": str(struct.unpack_from("=Q", control)[0]),
             "timeline": timeline,
@@ -96,6 +98,13 @@ def into_streams(server: ThrowawayServer, folder: Path) -> tuple[dict, MemoryStr
         },
     }
     return json.loads(json.dumps(facts)), streams
+
+
+def _settings(server: ThrowawayServer) -> dict[str, int]:
+    names = ["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions"]
+    with psycopg.connect(server.url().reveal()) as connection:
+        query = "SELECT name, setting::int FROM pg_settings WHERE name = ANY(%s)"
+        return dict(connection.execute(query, [[*names, "max_locks_per_transaction"]]).fetchall())
 
 
 def _walk(folder: Path, prefix: str):

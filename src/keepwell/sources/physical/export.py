@@ -65,11 +65,15 @@ def _in_order(layout: Layout) -> list[Entry]:
 
 def _texts(layout: Layout, streams: Streams, facts: Facts) -> dict[str, bytes]:
     """What is not as in the backup: without it a server would write into the archive of the one that was backed up."""
-    old = layout.files.get(recovery.AUTO)
-    auto = b"".join(_read(streams, old)).decode(errors="surrogateescape") if old else ""
-    # In-place tablespaces need no setting to be read, only to be made.
+    auto, conf = (
+        b"".join(_read(streams, layout.files[name])).decode(errors="surrogateescape") if name in layout.files else ""
+        for name in (recovery.AUTO, recovery.MAIN)
+    )
+    settings = recovery.settings(recovery.latest(), "")
+    if conf:
+        settings |= recovery.needed(auto, conf, facts.get("settings", {}))
     found = {
-        recovery.AUTO: recovery.merge(auto, recovery.settings(recovery.latest(), "")),
+        recovery.AUTO: recovery.merge(auto, settings),
         recovery.SIGNAL: "",
         recovery.MAIN: recovery.minimal(facts.get("settings", {})),
         recovery.HBA: recovery.HBA_TEXT,

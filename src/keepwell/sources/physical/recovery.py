@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Mapping
 
 from keepwell.core.errors import UsageError
+from keepwell.core.streams import Json
 from keepwell.core.wal import show_lsn
 from keepwell.sources.base import Recovery
 
@@ -118,6 +120,30 @@ def remarks(auto_conf: str, conf: str) -> list[str]:
     return changed
 
 
+_NEEDED = {
+    "max_connections": 100,
+    "max_worker_processes": 8,
+    "max_wal_senders": 10,
+    "max_prepared_transactions": 0,
+    "max_locks_per_transaction": 64,
+}
+"""What a server that replays log needs as much of as the one that wrote it, and PostgreSQL's own values."""
+
+
+def needed(auto_conf: str, conf: str, then: Mapping[str, Json]) -> Settings:
+    """Those that the restored files give less of than the server had (`then`), which got them elsewhere: from its command line
+    or an included file. Without them the recovery is refused.
+    """
+    there = _values(conf) | _values(auto_conf)
+    found: Settings = {}
+    for name, usual in _NEEDED.items():
+        text = there.get(name, "")
+        has = int(text) if text.isdecimal() else usual
+        if name in then and int(then[name]) > has:
+            found[name] = str(then[name])
+    return found
+
+
 def quote(value: str) -> str:
     """As a configuration file takes it. Raises UsageError for a line end, which no setting can hold."""
     if "\n" in value or "\0" in value:
@@ -125,7 +151,7 @@ def quote(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def minimal(found: dict[str, object]) -> str:
+def minimal(found: Mapping[str, Json]) -> str:
     """A `postgresql.conf` for a cluster whose own lies outside of its data directory; `found`: settings that a server needs
     that replays its log.
     """

@@ -204,7 +204,15 @@ class _Work:
             (self.root / name).unlink(missing_ok=True)
         auto, conf = _text(self.root / recovery.AUTO), _text(self.root / recovery.MAIN)
         self.report.warnings += recovery.remarks(auto, conf)
-        merged = recovery.merge(auto, recovery.settings(self.request.recovery, self.request.restore_command))
+        new = recovery.settings(self.request.recovery, self.request.restore_command)
+        if conf:
+            more = recovery.needed(auto, conf, self.facts.get("settings", {}))
+            for name, value in more.items():
+                self.report.warnings.append(
+                    f"{name} is set to {value}, as the server had it: a recovery needs no less, and its files say otherwise"
+                )
+            new |= more
+        merged = recovery.merge(auto, new)
         self._put(recovery.AUTO, merged)
         self._put(recovery.SIGNAL, "")
         missing = {
