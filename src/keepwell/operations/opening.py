@@ -11,15 +11,16 @@ from keepwell.core.progress import Progress, Silent
 from keepwell.keys.slots import Credential, Passphrase, read_key_file
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.models import CopyPolicy
-from keepwell.stores import Store, open_store
+from keepwell.policy.vault import StorePlace
+from keepwell.stores import Lock, Store, open_store
+from keepwell.stores.tls import require_tls
 from keepwell.vault.cache import cache_folder
 from keepwell.vault.vault import Vault
 
 
 def open_store_of(loaded: LoadedPolicy, *, create: bool = False) -> Store:
     """The store of the policy's vault; `create` makes the missing folder of a local one. Raises StoreError."""
-    vault = loaded.policy.vault
-    return open_store(vault.store, vault.store_options(loaded.base), create=create)
+    return _opened(loaded, loaded.policy.vault, create=create)
 
 
 def open_vault(loaded: LoadedPolicy, *, key_file: Path | None = None) -> Vault:
@@ -42,7 +43,15 @@ def credential_of(loaded: LoadedPolicy, *, key_file: Path | None = None) -> Cred
 
 def open_copy_store(loaded: LoadedPolicy, policy: CopyPolicy, *, create: bool = False) -> Store:
     """Raises StoreError."""
-    return open_store(policy.store, policy.store_options(loaded.base), create=create)
+    return _opened(loaded, policy, create=create)
+
+
+def _opened(loaded: LoadedPolicy, place: StorePlace, *, create: bool) -> Store:
+    options = place.store_options(loaded.base)
+    if place.tls_min is not None:
+        require_tls(place.store, options, place.tls_min)
+    lock = Lock(place.lock, place.lock_mode) if place.lock is not None else None
+    return open_store(place.store, options, create=create, lock=lock)
 
 
 def open_copy(loaded: LoadedPolicy, store: Store) -> Vault:

@@ -10,6 +10,7 @@ from keepwell.core import units
 from keepwell.policy.copies import CopyPolicy
 from keepwell.policy.expect import Expect
 from keepwell.policy.keep import Keep, KeepRule
+from keepwell.policy.lock import too_short
 from keepwell.policy.secret import SecretRef
 from keepwell.policy.source import DATABASES, LATER_TYPES, Check, FilesSource, PostgresSource, Source, SqliteSource
 from keepwell.policy.values import Level, Name, Schedule, Span, Table, Tier, Timezone, wrong
@@ -123,6 +124,12 @@ class Policy(Table):
     def _known_names(self) -> Policy:
         if found := check_names(self.notify, self.contacts, self.environments):
             raise wrong(*found)
+        return self
+
+    @model_validator(mode="after")
+    def _locked_long_enough(self) -> Policy:
+        if error := too_short(self):
+            raise error
         return self
 
     def keep(self, environment: str, given: Keep | None = None) -> Keep:

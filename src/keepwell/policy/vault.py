@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic import (
 
 from keepwell.core.errors import StoreError
 from keepwell.policy.secret import SecretRef
-from keepwell.policy.values import Duration, PackSize, PolicyPath, Table, nearest, wrong
+from keepwell.policy.values import Duration, PackSize, PolicyPath, Span, Table, nearest, wrong
 from keepwell.stores.sftp_address import OPTIONS, PATHS, read_address
 
 SECRET_OPTIONS = frozenset(
@@ -99,6 +99,16 @@ class StorePlace(Table):
     options: dict[str, Option] = Field(
         default={}, description="Options of the store: endpoint, region, and others. A secret one is a reference."
     )
+    lock: Span | None = Field(
+        default=None, description="S3: for how long nobody can delete an object after it was written (object lock)."
+    )
+    lock_mode: Literal["compliance", "governance"] = Field(
+        default="compliance",
+        description="Whether nobody at all can lift a lock, or those with s3:BypassGovernanceRetention can.",
+    )
+    tls_min: Literal["1.2", "1.3"] | None = Field(
+        default=None, description="Refuse the store unless it offers this version of TLS or a newer one."
+    )
 
     @field_validator("store", mode="after")
     @classmethod
@@ -135,6 +145,21 @@ class StorePlace(Table):
                     f"{near} Known are: {', '.join(sorted(known))}.".strip(),
                     ("options", name),
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _lock_where_there_is_one(self) -> StorePlace:
+        scheme = urlsplit(self.store).scheme
+        if self.lock is not None and scheme != "s3":
+            raise wrong(
+                f"is for s3:// stores; {scheme}:// has none that keepwell can set",
+                "Take it out. For gs:// and az:// set a retention policy on the bucket itself.",
+                ("lock",),
+            )
+        if "lock_mode" in self.model_fields_set and self.lock is None:
+            raise wrong("says how to lock, and there is no lock", 'Write for example lock = "30d".', ("lock_mode",))
+        if self.tls_min is not None and scheme in {"file", "sftp"}:
+            raise wrong(f"is for buckets; {scheme}:// does not use TLS", "Take it out.", ("tls_min",))
         return self
 
     def store_options(self, base: Path) -> dict[str, str]:

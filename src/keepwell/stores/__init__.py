@@ -7,21 +7,30 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from keepwell.core.errors import StoreError
-from keepwell.stores.base import ObjectInfo, Store
+from keepwell.stores.base import Lock, ObjectInfo, Store
 
-__all__ = ["ObjectInfo", "Store", "open_store"]
+__all__ = ["Lock", "ObjectInfo", "Store", "open_store"]
 
 _SUPPORTED = "file:///folder, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or sftp://user@host/path"
 
 
-def open_store(url: str, options: Mapping[str, str] | None = None, *, create: bool = False) -> Store:
+def open_store(
+    url: str, options: Mapping[str, str] | None = None, *, create: bool = False, lock: Lock | None = None
+) -> Store:
     """The store at this address. `options` come from the policy; which there are: docs/how-to/stores.md.
 
     `create` makes the missing folder of a local store or on an SFTP server (a bucket is never made). Nothing is sent
-    to a store over a network yet: a wrong address or credential shows at the first call. Raises StoreError, at once, for an
+    to a store over a network yet: a wrong address or credential shows at the first call. With `lock` every object
+    is locked against deletion when it is written (S3 only, and boto3 must be there). Raises StoreError, at once, for an
     address or an option that cannot be right.
     """
     parts = urlsplit(url)
+    if lock is not None:
+        if parts.scheme != "s3":
+            raise StoreError(f"{_without_secrets(url)} has no object lock.", hint="Lock objects in an s3:// store.")
+        from keepwell.stores.locked import LockedStore
+
+        return LockedStore(url, options, lock)
     if parts.scheme == "file":
         path = unquote(parts.path)
         if parts.netloc or not path.startswith("/") or parts.query or parts.fragment:

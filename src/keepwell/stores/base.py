@@ -23,6 +23,15 @@ class ObjectInfo:
     """When the object was made, by the store's clock, in UTC."""
 
 
+@dataclass(frozen=True)
+class Lock:
+    """How long an object cannot be deleted after it was written, and whether an administrator may do so all the same."""
+
+    period: dt.timedelta
+    mode: str = "compliance"
+    """`compliance`: nobody may. `governance`: those with the right s3:BypassGovernanceRetention may."""
+
+
 class Store(Protocol):
     @property
     def url(self) -> str:
