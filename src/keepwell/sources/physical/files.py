@@ -64,7 +64,10 @@ class Files:
             self._tar = None
 
     def _begin_file(self, header: Header) -> None:
-        path = self._prefix + os.fsdecode(header.name)
+        name = os.fsdecode(header.name).removeprefix("./")
+        if name in ("", "."):  # the directory itself
+            return
+        path = self._prefix + name
         if path.startswith(("/", "../")) or "/../" in path:
             raise SourceError(f"the server sent a file with the name {path!r}, which leads out of its directory")
         if header.kind == "dir":
