@@ -48,7 +48,7 @@ class Here:
 
     def __init__(self, project: Project, capsys, monkeypatch) -> None:
         self.project, self._capsys, self._monkeypatch = project, capsys, monkeypatch
-        monkeypatch.setattr("keepwell.cli.catch_signals", lambda: None)
+        monkeypatch.setattr("keepwell.cli.program.catch_signals", lambda: None)
         monkeypatch.chdir(project.folder)
         for name in list(os.environ):
             if name.startswith("KEEPWELL_"):

@@ -53,27 +53,28 @@ def test_nothing_but_the_document_is_on_standard_output(ready):
 
 
 def test_each_command_tells_how_to_call_it(keepwell):
-    from keepwell.cli.commands import COMMANDS, KEY_COMMANDS
+    from keepwell.cli.commands import COMMANDS, GROUPS
 
     for name in COMMANDS:
         ran = keepwell(name, "--help")
         assert ran.code == 0
         assert ran.out.startswith(f"Usage: keepwell {name} ")
-    for name in KEY_COMMANDS:
-        assert keepwell("key", name, "-h").out.startswith(f"Usage: keepwell key {name} ")
+    for group, entries in GROUPS.items():
+        for name in entries:
+            assert keepwell(group, name, "-h").out.startswith(f"Usage: keepwell {group} {name} ")
 
 
 def test_the_help_fits_a_terminal_and_shows_examples_as_they_are_to_be_typed(keepwell, monkeypatch):
     import importlib
     import re
 
-    from keepwell.cli.commands import COMMANDS, KEY_COMMANDS
+    from keepwell.cli.commands import COMMANDS, GROUPS
 
     monkeypatch.setenv("COLUMNS", "80")
     examples = 0
-    calls = [((), None), (("key",), None)]
-    calls += [((name,), entry) for name, entry in COMMANDS.items() if name != "key"]
-    calls += [(("key", name), entry) for name, entry in KEY_COMMANDS.items()]
+    calls = [((), None), *(((group,), None) for group in GROUPS)]
+    calls += [((name,), entry) for name, entry in COMMANDS.items() if name not in GROUPS]
+    calls += [((group, name), entry) for group, entries in GROUPS.items() for name, entry in entries.items()]
     for call, entry in calls:
         text = keepwell(*call, "--help").out
         assert "\\b" not in text

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
-from keepwell.cli.commands import ABOUT, COMMANDS, FOOT, KEY_COMMANDS, Entry
+from keepwell.cli.commands import ABOUT, COMMANDS, FOOT, GROUPS, Entry
 from keepwell.cli.session import Session
 
 _WIDTH = 110
@@ -30,8 +30,8 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.entries:
             return None
-        if cmd_name == "key":
-            return _key_group(self.globals)
+        if self.entries is COMMANDS and cmd_name in GROUPS:
+            return _inner_group(cmd_name, self.globals)
         module = importlib.import_module(f"keepwell.cli.{self.entries[cmd_name].module}")
         app = typer.Typer(rich_markup_mode=None, add_completion=False)
         app.command(cmd_name, cls=_Command, context_settings=_SETTINGS)(module.run)
@@ -151,8 +151,8 @@ def _remember(ctx: Any, param: TyperOption, value: Any) -> Any:
     return value
 
 
-def _key_group(options: tuple[TyperOption, ...]) -> TyperGroup:
-    group = _group("key", COMMANDS["key"].line, KEY_COMMANDS, options, epilog=None)
+def _inner_group(name: str, options: tuple[TyperOption, ...]) -> TyperGroup:
+    group = _group(name, COMMANDS[name].line, GROUPS[name], options, epilog=None)
     group.params += options
     return group
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, Entry] = {
     "backup": Entry("backup", _TAKE, "Take a backup of an environment."),
     "verify": Entry("verify", _TAKE, "Restore a backup into a sandbox and compare: the proof."),
     "status": Entry("status", _TAKE, "The newest proven backup of each environment, against the objectives."),
+    "wal": Entry("", _TAKE, "PostgreSQL's write-ahead log, for recovery to any moment."),
     "list": Entry("listing", _TAKE, "List the backups in the vault."),
     "show": Entry("show", _BACK, "What is in one backup."),
     "restore": Entry("restore", _BACK, "Bring data back, into a new place; never overwrites."),
@@ -40,6 +41,17 @@ KEY_COMMANDS: dict[str, Entry] = {
     "remove": Entry("key_remove", "Commands", "Remove a key slot."),
     "export": Entry("key_export", "Commands", "Write a new key file, of a writer unless told otherwise."),
 }
+
+WAL_COMMANDS: dict[str, Entry] = {
+    "receive": Entry("wal_receive", "Commands", "Receive the log as the server writes it: seconds of data at risk."),
+    "push": Entry("wal_push", "Commands", "Store one finished segment: for archive_command."),
+    "fetch": Entry("wal_fetch", "Commands", "Bring one segment back: for restore_command."),
+    "status": Entry(
+        "wal_status", "Commands", "To which moments recovery is possible, gaps, and how far behind the log is."
+    ),
+}
+
+GROUPS: dict[str, dict[str, Entry]] = {"key": KEY_COMMANDS, "wal": WAL_COMMANDS}
 
 ABOUT = """Backups that count only when they are proven.
 

@@ -28,6 +28,8 @@ class Session:
     policy: Path | None = None
     key_file: Path | None = None
     output: Output = field(default_factory=Output)
+    args: list[str] = field(default_factory=list)
+    """The command line as it was given."""
 
     def load(self) -> LoadedPolicy:
         """The policy; --key-file takes the place of the key that it names. Raises PolicyError."""
