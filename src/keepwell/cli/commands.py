@@ -29,6 +29,8 @@ COMMANDS: dict[str, Entry] = {
     "show": Entry("show", _BACK, "What is in one backup."),
     "restore": Entry("restore", _BACK, "Bring data back, into a new place; never overwrites."),
     "export": Entry("export", _BACK, "Write a copy that needs no keepwell: database.sql.gz and metadata.json."),
+    "watch": Entry("watch", _LOOK, "Look whether all is well, and tell people where it is not."),
+    "alerts": Entry("", _LOOK, "What is not well: list, acknowledge, silence; try the channels."),
     "check": Entry("check", _LOOK, "Read the vault: is all of it there and unharmed?"),
     "copy": Entry("copy", _LOOK, "Bring the copies of the vault in other stores up to date."),
     "prune": Entry("prune", _LOOK, "Delete backups that the policy no longer keeps."),
@@ -51,7 +53,15 @@ WAL_COMMANDS: dict[str, Entry] = {
     ),
 }
 
-GROUPS: dict[str, dict[str, Entry]] = {"key": KEY_COMMANDS, "wal": WAL_COMMANDS}
+ALERTS_COMMANDS: dict[str, Entry] = {
+    "list": Entry("alerts_list", "Commands", "The open alerts, and what is silenced."),
+    "ack": Entry("alerts_ack", "Commands", "Say that you are on it: no reminders, no escalation."),
+    "silence": Entry("alerts_silence", "Commands", "Tell nobody for a while."),
+    "record": Entry("alerts_record", "Commands", "Record a drill, a review, or that a key was tried."),
+    "test": Entry("alerts_test", "Commands", "Send a message through the channels."),
+}
+
+GROUPS: dict[str, dict[str, Entry]] = {"alerts": ALERTS_COMMANDS, "key": KEY_COMMANDS, "wal": WAL_COMMANDS}
 
 ABOUT = """Backups that count only when they are proven.
 

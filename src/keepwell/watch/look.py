@@ -21,7 +21,7 @@ from keepwell.watch.heartbeat import beat
 from keepwell.watch.notify import Delivery, deliver, failing, manner_of, post_events
 from keepwell.watch.outside import copies_of, copies_seen, wal_of, wal_seen
 from keepwell.watch.seen import ProviderSeen, Seen, StoreSeen
-from keepwell.watch.state import Alert, Event, advance
+from keepwell.watch.state import Alert, Event, Silence, advance
 
 _AWAY = dt.timedelta(hours=1)
 _COPIES_EVERY, _WAL_EVERY = dt.timedelta(minutes=15), dt.timedelta(minutes=5)
@@ -38,6 +38,7 @@ class Look:
     """All that are known, those that are over among them."""
     events: tuple[Event, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
+    silences: tuple[Silence, ...] = ()
     problems: tuple[str, ...] = ()
     """What the look itself could not do (a heartbeat that was not taken)."""
 
@@ -46,6 +47,15 @@ class Look:
         """Failures first, then the oldest first."""
         found = [alert for alert in self.alerts.values() if alert.is_open]
         return sorted(found, key=lambda a: (a.severity != "failure", a.since, a.key))
+
+    @property
+    def pressing(self) -> list[Alert]:
+        """Open, and neither acknowledged nor silenced: what a foreign monitor should show."""
+        return [
+            alert
+            for alert in self.open
+            if alert.acknowledged_at is None and not any(s.covers(alert, self.seen.now) for s in self.silences)
+        ]
 
 
 @dataclass
@@ -121,7 +131,7 @@ class Watcher:
     def _only_look(self, seen: Seen) -> Look:
         with self.book.look() as pages:
             turn = advance(pages.alerts(), rules.examine(seen), seen.now, blind=rules.blind(seen))
-        return Look(seen, turn.alerts, tuple(turn.events))
+            return Look(seen, turn.alerts, tuple(turn.events), silences=tuple(pages.silences(seen.now)))
 
     def _see(self, context: Context, now: dt.datetime, *, write: bool, steady: bool) -> Seen:
         try:
