@@ -5,11 +5,12 @@ import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 
+import boto3
 import pytest
 
 from keepwell.core.clock import UTC
 from keepwell.core.errors import ObjectExists, ObjectMissing, StoreError
-from keepwell.stores import open_store
+from keepwell.stores import Lock, open_store
 from keepwell.stores.faulty import FaultyStore
 from keepwell.stores.memory import MemoryStore
 from keepwell.stores.probe import store_now, verify_conditional_put
@@ -19,6 +20,7 @@ BACKENDS = [
     "memory",
     "faulty",
     pytest.param("s3", marks=pytest.mark.slow),
+    pytest.param("locked", marks=pytest.mark.slow),
     pytest.param("az", marks=pytest.mark.slow),
     pytest.param("gs", marks=pytest.mark.slow),
     pytest.param("sftp", marks=pytest.mark.slow),
@@ -41,6 +43,12 @@ def store(request, tmp_path):
                     "Google Cloud Storage: set KEEPWELL_TEST_GCS to a bucket; no emulator speaks what obstore writes"
                 )
             made = open_store(f"gs://{bucket}/keepwell-test-{secrets.token_hex(8)}")
+        case "locked":
+            server = request.getfixturevalue("moto")
+            bucket = f"locked-{secrets.token_hex(8)}"
+            boto3.client("s3", **server.boto).create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+            # Over as soon as it began, so that what is put can be deleted, as the suite wants it.
+            made = open_store(f"s3://{bucket}/deep", server.options, lock=Lock(dt.timedelta(microseconds=1)))
         case "sftp":
             server = request.getfixturevalue("sshd")
             folder = server.store / "deep" / secrets.token_hex(8)

@@ -9,7 +9,8 @@ import pytest
 from keepwell.core.clock import UTC, FakeClock
 from keepwell.core.errors import ObjectExists, ObjectMissing, StoreDenied, StoreError, UnsafeStore
 from keepwell.stores import Lock, open_store
-from keepwell.stores.locked import LockedStore, held
+from keepwell.stores.lockable import held
+from keepwell.stores.locked import LockedStore
 
 pytestmark = pytest.mark.slow
 DAYS = dt.timedelta(days=1)
@@ -17,14 +18,7 @@ DAYS = dt.timedelta(days=1)
 
 @pytest.fixture
 def client(moto):
-    options = moto.options
-    return boto3.client(
-        "s3",
-        endpoint_url=options["endpoint"],
-        region_name=options["region"],
-        aws_access_key_id=options["access_key_id"],
-        aws_secret_access_key=options["secret_access_key"],
-    )
+    return boto3.client("s3", **moto.boto)
 
 
 @pytest.fixture

@@ -46,6 +46,16 @@ class Server:
     """The same as environment variables, for programs that the test starts."""
     pid: int = 0
 
+    @property
+    def boto(self) -> dict[str, str]:
+        """For `boto3.client("s3", …)`."""
+        return {
+            "endpoint_url": self.options["endpoint"],
+            "region_name": self.options["region"],
+            "aws_access_key_id": self.options["access_key_id"],
+            "aws_secret_access_key": self.options["secret_access_key"],
+        }
+
     def stop(self) -> None:
         """Kill it now, as a power cut does; for tests of a server that went away."""
         os.killpg(self.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from keepwell.core.errors import Damaged, KeepwellError, StoreError, UsageError
 from keepwell.core.streams import Context, Json
+from keepwell.operations.locks import renew_locks
 from keepwell.operations.opening import open_copy, open_copy_store, open_vault
 from keepwell.operations.prune import kept_of
 from keepwell.policy.load import LoadedPolicy
@@ -113,6 +114,7 @@ def _bring(
     gone = {d.backup.id for d in old.decisions if not d.keep}
     grace = loaded.policy.vault.grace
     pruned = pruning.prune(far, [b for b in there if str(b.id) in gone], grace=grace, progress=context.progress)
+    renew_locks(far, context.progress)
     return CopyOutcome(store.url, report, pruned)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from keepwell.core.clock import iso
 from keepwell.core.streams import Context, Json
 from keepwell.operations.listing import backup_of
+from keepwell.operations.locks import renew_locks
 from keepwell.operations.opening import open_vault
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.retention import Decision, Kept, decide
@@ -98,6 +99,8 @@ def prune(loaded: LoadedPolicy, request: PruneRequest, context: Context) -> Prun
         progress=context.progress,
         dry_run=request.dry_run,
     )
+    if not request.dry_run:
+        renew_locks(vault, context.progress)
     losses = _losses([backups[d.backup.id] for d in removed], [backups[d.backup.id] for d in kept])
     return PruneResult(request.dry_run, removed, kept, losses, grace, report, context.clock.monotonic() - began)
 

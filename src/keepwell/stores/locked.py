@@ -11,17 +11,16 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from keepwell.core.clock import UTC, Clock, SystemClock, iso
 from keepwell.core.errors import ObjectExists, ObjectMissing, StoreDenied, StoreError, UnsafeStore
 from keepwell.core.streams import Buffer
-from keepwell.core.units import show_duration
 from keepwell.stores import aws
-from keepwell.stores.base import Lock, Store
+from keepwell.stores.base import Lock
 from keepwell.stores.cloud import CloudStore
+from keepwell.stores.lockable import Renewed
 from keepwell.stores.names import check_name
 
 FREE = ("trash/", "probes/")
@@ -32,15 +31,6 @@ _RENEW_AFTER = 0.1
 _ROUNDING = dt.timedelta(seconds=2)
 _TAKEN, _AGAIN = {"PreconditionFailed", "412"}, {"ConditionalRequestConflict", "409"}
 _TRIES = 5
-
-
-@dataclass(frozen=True)
-class Renewed:
-    """What a renewal of locks did."""
-
-    objects: int
-    """Looked at."""
-    renewed: int
 
 
 class LockedStore(CloudStore):
@@ -184,25 +174,6 @@ class LockedStore(CloudStore):
                 "does). Else make a new bucket with object lock, or take lock out of the policy.",
             )
         return aws.explain(error, self.url, done, name)
-
-
-def held(store: Store, names: Iterable[str], now: dt.datetime) -> dt.datetime | None:
-    """Until when the first of these objects that is locked stays so; None where none is, or the store has no locks."""
-    if not isinstance(store, LockedStore):
-        return None
-    for name in names:
-        try:
-            until = store.locked_until(name)
-        except ObjectMissing:
-            continue
-        if until is not None and until > now:
-            return until
-    return None
-
-
-def show(lock: Lock) -> str:
-    """`locked for 30 days (compliance)`: for messages."""
-    return f"locked for {show_duration(lock.period.total_seconds())} ({lock.mode})"
 
 
 def _server_time(answer: Mapping[str, Any], clock: Clock) -> dt.datetime:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from keepwell.core.clock import iso
 from keepwell.core.errors import Busy, Damaged, ObjectExists, ObjectMissing, StoreDenied
 from keepwell.core.progress import Progress
 from keepwell.stores.base import ObjectInfo
+from keepwell.stores.lockable import held
 from keepwell.stores.probe import PREFIX as PROBES
 from keepwell.stores.probe import store_now
 from keepwell.vault import checklog, inventory
@@ -300,11 +301,21 @@ def _sweep_due(vault: Vault, now: dt.datetime, grace: dt.timedelta, report: Prun
             vault.store.delete(name)
     for mark in trash.marks:
         if now - mark.made >= grace or mark.id in trash.sweeping:
+            if until := held(vault.store, _deleted_by(mark), now):
+                progress.note(f"What was condemned at {iso(mark.made)} is locked until {iso(until)}")
+                continue
             progress.note(f"Deleting what was condemned at {iso(mark.made)}")
             try:
                 _sweep(vault, mark, report)
             except StoreDenied as error:
                 progress.warn(f"{error} (what was condemned at {iso(mark.made)} stays until then)")
+
+
+def _deleted_by(mark: Mark) -> Iterator[str]:
+    """What a lock would have to let go of. The metadata of a backup is its youngest object."""
+    yield from (folder + "metadata.json" for folder in mark.backups)
+    yield from (pack_name(sha256) for sha256 in mark.packs)
+    yield from mark.indexes
 
 
 def _claim(vault: Vault, mark: Mark, purpose: bytes) -> bytes:
