@@ -168,18 +168,37 @@ class PieceTable:
 
     def find(self, ids: list[bytes]) -> list[int]:
         """Locations, -1 where unknown."""
-        found = [self._recent.get(piece, -1) for piece in ids]
+        recent = self._recent
         if not self._runs or not ids:
-            return found
-        both = np.frombuffer(b"".join(ids), "<u8").reshape(-1, 2)
+            return [recent.get(piece, -1) for piece in ids]
+        found: list[int] = self._in_runs(np.frombuffer(b"".join(ids), "<u8").reshape(-1, 2)).tolist()
+        if recent:
+            return [at if at >= 0 else recent.get(piece, -1) for at, piece in zip(found, ids, strict=True)]
+        return found
+
+    def locate(self, ids: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+        """The same for an array of ids of 16 bytes each."""
+        packed = np.ascontiguousarray(ids)
+        found = self._in_runs(packed.view("<u8").reshape(-1, 2))
+        if self._recent:
+            for i in np.flatnonzero(found < 0).tolist():
+                found[i] = self._recent.get(packed[i].tobytes(), -1)
+        return found
+
+    def _in_runs(self, both: U64) -> npt.NDArray[np.int64]:
+        found = np.full(len(both), -1, np.int64)
         for high, low, locations in self._runs:
             at = np.searchsorted(high, both[:, 0])
-            for i in np.flatnonzero(high[np.minimum(at, len(high) - 1)] == both[:, 0]):
-                row = int(at[i])
+            near = np.minimum(at, len(high) - 1)
+            same = high[near] == both[:, 0]
+            hit = same & (low[near] == both[:, 1])
+            found[hit] = locations[near[hit]]
+            # Ids that share their first half: rare, so one by one.
+            for i in np.flatnonzero(same & ~hit).tolist():
+                row = int(at[i]) + 1
                 while row < len(high) and high[row] == both[i, 0]:
                     if low[row] == both[i, 1]:
-                        if found[i] < 0:
-                            found[i] = int(locations[row])
+                        found[i] = int(locations[row])
                         break
                     row += 1
         return found

@@ -7,6 +7,7 @@ import threading
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import blake3
 import numpy as np
@@ -21,6 +22,7 @@ from keepwell.vault.packer import Packer
 _BLOCK = 1 << 20
 """Bytes cut and looked up at a time: large enough that what Python does per block does not count."""
 _TOKEN = struct.Struct(f"<{ID_SIZE}sI")
+_TOKENS = np.dtype([("id", f"V{ID_SIZE}"), ("length", "<u4")])
 _MOST_TOKENS = 16 << 20
 """Bytes of tokens kept for `take_ids`: larger files are not worth a cache that large."""
 
@@ -45,7 +47,7 @@ class Desk:
         if len(ids) % _TOKEN.size:
             return False
         with self.lock:
-            return min(self.pieces.find([piece for piece, _ in _TOKEN.iter_unpack(ids)]), default=0) >= 0
+            return not np.any(self.pieces.locate(np.frombuffer(ids, _TOKENS)["id"]) < 0)
 
 
 class _Frame:
@@ -75,7 +77,7 @@ class StreamBuilder:
         self._tokens = bytearray()
         # The extent that grows, and the columns of those that are done.
         self._at = self._next = -1
-        self._run: list[bytes] = []
+        self._run = bytearray()
         self._run_bytes = 0
         self.rows, self.first, self.count, self.bytes, self.checks = (array(c) for c in "QIIIQ")
 
@@ -108,18 +110,21 @@ class StreamBuilder:
         self._check_open()
         if len(ids) % _TOKEN.size:
             return False
-        tokens = list(_TOKEN.iter_unpack(ids))
-        if sum(length for _, length in tokens) != size:
+        tokens = np.frombuffer(ids, _TOKENS)
+        lengths = tokens["length"].astype(np.int64)
+        if int(lengths.sum()) != size:
             return False
         self.boundary()
-        pieces = [piece for piece, _ in tokens]
         with self._desk.lock:
-            found = self._desk.pieces.find(pieces)
-            if min(found, default=0) < 0:
+            found = self._desk.pieces.locate(tokens["id"])
+            if np.any(found < 0):
                 return False
-            for (piece, length), location in zip(tokens, found, strict=True):
-                self._extend(location, [piece], length)
-        self._account(pieces, [length for _, length in tokens])
+            # Pieces that follow each other in one frame make one extent.
+            edges = [0, *(np.flatnonzero(np.diff(found) != 1) + 1).tolist(), len(found)]
+            names, ends = tokens["id"].tobytes(), [0, *np.cumsum(lengths).tolist()]
+            for first, end in pairwise(edges if len(found) else []):
+                self._extend(int(found[first]), names[ID_SIZE * first : ID_SIZE * end], ends[end] - ends[first])
+        self._account(ids, size)
         return True
 
     def close(self) -> None:
@@ -151,7 +156,7 @@ class StreamBuilder:
         ids = identify(self._desk.keyring.piece_key, view, lengths)
         for frame in self._place(view, lengths, ids):
             self._submit(frame)
-        self._account(ids, lengths)
+        self._account(b"".join(map(_TOKEN.pack, ids, lengths)), cut)
         self._desk.after_block()
 
     def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> list[_Frame]:
@@ -163,9 +168,13 @@ class StreamBuilder:
                 # A piece that stands twice in this block was added after `find` looked.
                 location = found[i] if found[i] >= 0 else desk.pieces.find_recent(ids[i])
                 if location >= 0:
-                    self._extend(location, ids[i : i + 1], lengths[i])
-                    at += lengths[i]
-                    i += 1
+                    end = i + 1
+                    while end < len(ids) and found[end] == location + end - i:
+                        end += 1
+                    size = sum(lengths[i:end])
+                    self._extend(location, b"".join(ids[i:end]), size)
+                    at += size
+                    i = end
                     continue
                 frame = self._frame
                 if frame is None:
@@ -181,7 +190,7 @@ class StreamBuilder:
                 if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
                     full.append(frame)
                     self._frame = None
-                self._extend(location, run, size)
+                self._extend(location, b"".join(run), size)
                 at += size
                 i += count
             desk.pieces.spill()
@@ -203,30 +212,28 @@ class StreamBuilder:
     def _submit(self, frame: _Frame) -> None:
         self._desk.packer.add(frame.row, frame.lengths, frame.ids, frame.pieces)
 
-    def _extend(self, location: int, run: list[bytes], size: int) -> None:
+    def _extend(self, location: int, ids: bytes, size: int) -> None:
         """Pieces of one frame, one after the other from `location` on."""
-        if location != self._next or len(self._run) + len(run) > MOST_PIECES:
+        if location != self._next or len(self._run) + len(ids) > ID_SIZE * MOST_PIECES:
             self._end_extent()
             self._at = location
-        self._run += run
+        self._run += ids
         self._run_bytes += size
-        self._next = location + len(run)
+        self._next = location + len(ids) // ID_SIZE
 
     def _end_extent(self) -> None:
         if self._run:
             self.rows.append(self._at >> 16)
             self.first.append(self._at & 0xFFFF)
-            self.count.append(len(self._run))
+            self.count.append(len(self._run) // ID_SIZE)
             self.bytes.append(self._run_bytes)
-            self.checks.append(check_of(self._desk.keyring.piece_key, self._run))
-        self._run, self._run_bytes, self._at, self._next = [], 0, -1, -1
+            self.checks.append(check_of(self._desk.keyring.piece_key, [bytes(self._run)]))
+        self._run, self._run_bytes, self._at, self._next = bytearray(), 0, -1, -1
 
-    def _account(self, ids: list[bytes], lengths: list[int]) -> None:
-        tokens = b"".join(map(_TOKEN.pack, ids, lengths))
+    def _account(self, tokens: bytes, size: int) -> None:
         self._digest.update(tokens)
         if len(self._tokens) < _MOST_TOKENS:
             self._tokens += tokens
-        size = sum(lengths)
         self.size += size
         with self._desk.lock:
             self._desk.read += size
