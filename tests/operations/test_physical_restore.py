@@ -16,7 +16,7 @@ from keepwell.sources.base import Recovery
 from keepwell.sources.physical import start
 from support import workplace
 from support.physical import base_backup, into_streams
-from support.physical_load import fill, give_to_server, logging_server, open_folder, require_balanced, run
+from support.physical_load import fill, give_to_server, load, logging_server, open_folder, require_balanced, run
 
 pytestmark = pytest.mark.slow
 SEGMENT = 16 << 20
@@ -172,3 +172,44 @@ def test_the_exported_copy_starts_without_keepwell(site):
         assert require_balanced(f"host={site.sockets} user=postgres dbname=postgres").transactions == 0
     finally:
         start.stop(site.server.programs, data)
+
+
+def test_a_backup_that_keepwell_took_is_proven_and_comes_back_to_a_moment(site):
+    site.ask(f"CREATE TABLESPACE fast LOCATION '{new_place(site)}'")
+    site.ask("CREATE TABLE notes TABLESPACE fast AS SELECT n FROM generate_series(1, 5000) n")
+    (site.place.folder / "url").write_text(site.server.url().reveal())
+    site.place.write_policy(
+        more="""
+[environments.production.sources.main]
+type = "postgres"
+method = "physical"
+url = { file = "url" }
+critical_tables = ["pgbench_accounts"]
+checks = [{ name = "books balance", sql = "SELECT sum(abalance) - (SELECT sum(delta) FROM pgbench_history) FROM pgbench_accounts", expect = "= 0" }]
+"""
+    )
+    with load(site.server):
+        assert site.place.backup(sources=["main"]).sources["main"].status == "complete"
+        # The backup's end is noted in whole seconds.
+        ((end,),) = site.ask("SELECT clock_timestamp() + interval '1 second'")
+        time = end
+        while time <= end:
+            ((time,),) = site.ask("SELECT clock_timestamp()")
+    site.archived()
+    proof = site.proof(level="checks", sources=("main",))
+    assert proof.findings == []
+    assert [check.passed for check in proof.checks] == [True, True]
+    assert proof.tables["public.notes"] == {"rows": 5000, "equal": True}
+    data = site.folder / "restored"
+    wish = {"tablespaces": ((str(site.folder / "tablespace"), str(site.folder / "moved")),)}
+    result = site.restore(data, recovery=Recovery(time=time), **wish)
+    assert result.sources["main"].plan.recovery.time or result.sources["main"].plan.recovery.lsn
+    again = site.restore(data, recovery=Recovery(time=time), delta=True, **wish)
+    assert again.sources["main"].report.written < 100_000
+
+
+def new_place(site):
+    place = site.folder / "tablespace"
+    place.mkdir()
+    give_to_server(place)
+    return place

@@ -36,10 +36,13 @@ def run(
     if level is not None and level not in LEVELS:
         raise UsageError(f"there is no level {level!r}", hint=f"Levels are: {', '.join(LEVELS)}.")
     from keepwell.operations.verify import VerifyRequest, verify
+    from keepwell.watch.runs import ending_of_verify, watched
 
     session: Session = ctx.obj
-    with session.context() as context:
-        result = verify(session.load(), VerifyRequest(backup, level, tuple(source or ())), context)
+    loaded, environment = session.load(), backup.partition("@")[0].partition("/")[0]
+    with session.context() as context, watched(loaded, context, "verify", environment) as run:
+        result = verify(loaded, VerifyRequest(backup, level, tuple(source or ())), context)
+        run.ended(ending_of_verify(result))
     document = result.json()
     session.output.document(document)
     _tell(session.output, document)
@@ -49,8 +52,10 @@ def run(
 def _tell(output: Output, document: dict[str, Any]) -> None:
     for name, source in document["sources"].items():
         tables, checks = source["tables"], source["checks"]
-        equal = sum(1 for table in tables.values() if table.get("equal"))
-        facts = [f"{equal:,} of {len(tables):,} tables equal"] if tables else []
+        facts = [_tables(tables)] if tables else []
+        if reached := source.get("recovery", {}).get("reached"):
+            at = f" (last transaction {reached['time']})" if reached["time"] else ""
+            facts.append(f"recovered to {reached['lsn']}{at}")
         if checks:
             facts.append(f"{sum(1 for check in checks if check['passed']):,} of {len(checks):,} checks passed")
         if source["passed"]:
@@ -73,3 +78,10 @@ def _tell(output: Output, document: dict[str, Any]) -> None:
             "Do not rely on this backup. Take a new one and verify it; `keepwell check` tells whether the vault is "
             "damaged.",
         )
+
+
+def _tables(tables: dict[str, Any]) -> str:
+    if all(table.get("equal") is None for table in tables.values()):
+        return f"{len(tables):,} tables counted"
+    equal = sum(1 for table in tables.values() if table.get("equal"))
+    return f"{equal:,} of {len(tables):,} tables equal"
