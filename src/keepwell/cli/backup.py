@@ -37,12 +37,14 @@ def run(
     proven.
     """
     from keepwell.operations.backup import BackupRequest, backup
+    from keepwell.watch.runs import ending_of_backup, watched
 
     session: Session = ctx.obj
     loaded = session.load()
     request = BackupRequest(the_environment(loaded, environment), tier, tuple(source or ()))
-    with session.context() as context:
+    with session.context() as context, watched(loaded, context, "backup", request.environment) as run:
         result = backup(loaded, request, context)
+        run.ended(ending_of_backup(result))
     document = result.json()
     session.output.document(document)
     _tell(session.output, document)

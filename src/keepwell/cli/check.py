@@ -38,11 +38,13 @@ def run(
     if data and parts:
         raise UsageError("--data reads everything, --share a part: both at once make no sense", hint="Leave one out.")
     from keepwell.operations.check import CheckRequest, check
+    from keepwell.watch.runs import ending_of_check, watched
 
     session: Session = ctx.obj
-    output = session.output
-    with session.context() as context:
-        result = check(session.load(), CheckRequest(data=data, share=parts, repair=repair), context)
+    output, loaded = session.output, session.load()
+    with session.context() as context, watched(loaded, context, "check") as run:
+        result = check(loaded, CheckRequest(data=data, share=parts, repair=repair), context)
+        run.ended(ending_of_check(result))
     output.document(result.json())
     report = result.report
     if result.repair is not None:

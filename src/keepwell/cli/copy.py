@@ -23,11 +23,13 @@ def run(
     it was. Exits 3 when some backup or some copy could not be brought up to date and others were.
     """
     from keepwell.operations.copy import CopyRequest, copy
+    from keepwell.watch.runs import ending_of_copy, watched
 
     session: Session = ctx.obj
-    output = session.output
-    with session.context() as context:
-        result = copy(session.load(), CopyRequest(tuple(name or ()), environment), context)
+    output, loaded = session.output, session.load()
+    with session.context() as context, watched(loaded, context, "copy") as run:
+        result = copy(loaded, CopyRequest(tuple(name or ()), environment), context)
+        run.ended(ending_of_copy(result))
     output.document(result.json())
     for title, outcome in result.copies.items():
         if outcome.error:

@@ -21,6 +21,8 @@ from keepwell.core.errors import Busy, Interrupted, KeepwellError, PolicyError, 
 from keepwell.core.streams import Context
 from keepwell.core.units import show_duration
 from keepwell.operations.backup import BackupResult
+from keepwell.operations.check import CheckResult
+from keepwell.operations.copy import CopyResult
 from keepwell.operations.verify import VerifyResult
 from keepwell.policy.load import LoadedPolicy
 from keepwell.watch.book import Book, BookError, place
@@ -78,7 +80,28 @@ def ending_of_verify(result: VerifyResult) -> Ending:
             "ProofFailed",
         )
     took = show_duration(result.seconds.get("total", 0))
-    return Ending("done", lines={"Proven": result.backup, "Level": result.level, "Took": took})
+    return Ending(
+        "done", lines={"Proven" if result.proven else "Passed": result.backup, "Level": result.level, "Took": took}
+    )
+
+
+def ending_of_check(result: CheckResult) -> Ending:
+    if result.passed:
+        return Ending("done", lines={"Whole": f"{result.report.backups} backups, {result.report.packs} packs"})
+    wrong = "; ".join(f"{finding.what} {finding.problem}" for finding in result.report.findings[:3])
+    cost = f"; {len(result.affected)} backups cannot be restored whole" if result.affected else ""
+    return Ending("failed", wrong + cost, "Put it back from a copy: keepwell check --repair", "Damaged")
+
+
+def ending_of_copy(result: CopyResult) -> Ending:
+    wrong = [
+        f"{name}: {outcome.error or ', '.join(outcome.report.failed)}"
+        for name, outcome in result.copies.items()
+        if not outcome.clean
+    ]
+    if wrong:
+        return Ending("failed", "; ".join(wrong), "Bring it up to date: keepwell copy", "Copy")
+    return Ending("done", lines={name: f"{len(o.report.backups)} backups copied" for name, o in result.copies.items()})
 
 
 @contextlib.contextmanager
