@@ -41,9 +41,11 @@ def run(
         _undo(session)
         return
     from keepwell.operations.prune import PruneRequest, prune
+    from keepwell.watch.runs import watched
 
-    with session.context() as context:
-        result = prune(session.load(), PruneRequest(environment, dry_run), context)
+    loaded = session.load()
+    with session.context() as context, watched(loaded, context, "prune", environment):
+        result = prune(loaded, PruneRequest(environment, dry_run), context)
     session.output.document(result.json())
     _tell(session.output, result)
 
