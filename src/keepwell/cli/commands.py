@@ -33,6 +33,7 @@ COMMANDS: dict[str, Entry] = {
     "alerts": Entry("", _LOOK, "What is not well: list, acknowledge, silence; try the channels."),
     "check": Entry("check", _LOOK, "Read the vault: is all of it there and unharmed?"),
     "copy": Entry("copy", _LOOK, "Bring the copies of the vault in other stores up to date."),
+    "store": Entry("", _LOOK, "Set what the strategy demands of a bucket."),
     "prune": Entry("prune", _LOOK, "Delete backups that the policy no longer keeps."),
     "version": Entry("version", _LOOK, "Print the versions of keepwell and of what it stands on."),
 }
@@ -61,7 +62,18 @@ ALERTS_COMMANDS: dict[str, Entry] = {
     "test": Entry("alerts_test", "Commands", "Send a message through the channels."),
 }
 
-GROUPS: dict[str, dict[str, Entry]] = {"alerts": ALERTS_COMMANDS, "key": KEY_COMMANDS, "wal": WAL_COMMANDS}
+STORE_COMMANDS: dict[str, Entry] = {
+    "protect": Entry(
+        "store_protect", "Commands", "Encryption, versions, no public access, TLS, lifecycle, object lock."
+    ),
+}
+
+GROUPS: dict[str, dict[str, Entry]] = {
+    "alerts": ALERTS_COMMANDS,
+    "key": KEY_COMMANDS,
+    "store": STORE_COMMANDS,
+    "wal": WAL_COMMANDS,
+}
 
 ABOUT = """Backups that count only when they are proven.
 

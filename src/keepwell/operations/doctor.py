@@ -19,6 +19,7 @@ from keepwell.core.streams import Context, Json
 from keepwell.core.units import show_size
 from keepwell.operations.ailments import examine_source
 from keepwell.operations.opening import open_store_of, open_vault
+from keepwell.operations.protection import examine_bucket
 from keepwell.policy.load import LoadedPolicy
 from keepwell.stores import Store
 from keepwell.stores.probe import store_now, verify_conditional_put
@@ -54,6 +55,8 @@ def doctor(loaded: LoadedPolicy | None, context: Context) -> list[Diagnosis]:
         with contextlib.closing(store):
             found += _store(store, context)
             found += _free(loaded.policy.vault.folder())
+            context.progress.note("Looking at the settings of the store")
+            found += (Diagnosis("store", *finding) for finding in examine_bucket(loaded.policy.vault, loaded.base))
         vault = _vault(found, loaded)
         biggest = _biggest(found, vault) if vault else 0
     for environment, settings in loaded.policy.environments.items():

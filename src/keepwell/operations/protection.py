@@ -1,0 +1,94 @@
+"""What surrounds the vault: the settings of its bucket and of its copies' buckets, looked at and set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from keepwell.core.errors import KeepwellError, UsageError
+from keepwell.core.streams import Context, Json
+from keepwell.policy.load import LoadedPolicy
+from keepwell.policy.vault import StorePlace
+
+Finding: TypeAlias = tuple[Literal["ok", "warn", "fail"], str, str]
+"""State, what, mend."""
+
+
+def examine_bucket(place: StorePlace, base: Path) -> Iterator[Finding]:
+    """What the strategy demands of a bucket, against how it is. Nothing for a folder or an SSH server. Raises nothing."""
+    scheme = urlsplit(place.store).scheme
+    if scheme in {"file", "sftp"}:
+        return
+    if scheme != "s3":
+        yield (
+            "warn",
+            f"the settings of {scheme}:// buckets are not looked at",
+            "See for yourself: versioning (or soft delete) on, no public access, no lifecycle rule that deletes by age.",
+        )
+        return
+    from keepwell.stores.aws import open_bucket
+    from keepwell.stores.settings import Wants, examine
+
+    try:
+        bucket = open_bucket(place.store, place.store_options(base))
+    except KeepwellError as error:
+        yield "warn", f"the settings of the bucket were not looked at: {error.message}", error.hint
+        return
+    for setting in examine(bucket, Wants(place.lock is not None, place.tls_min, _kms_key(place))):
+        yield setting.state, f"{setting.topic}: {setting.what}", setting.mend
+
+
+@dataclass(frozen=True)
+class ProtectResult:
+    store: str
+    dry_run: bool
+    changed: tuple[str, ...]
+    """For people, in order: `versioning on`."""
+    left: tuple[Finding, ...]
+    """What is still to be looked at by a person."""
+
+    def json(self) -> dict[str, Json]:
+        left: list[Json] = [{"state": state, "what": what, "mend": mend} for state, what, mend in self.left]
+        return {"store": self.store, "dry_run": self.dry_run, "changed": list(self.changed), "left": left}
+
+
+def protect(loaded: LoadedPolicy, context: Context, *, copy: str | None = None, dry_run: bool = False) -> ProtectResult:
+    """Sets what the strategy demands of the bucket of the vault, or of a copy's. Nothing that is there is taken away.
+
+    Raises UsageError where there is no such copy or the store is no S3 bucket, StoreError where a setting cannot be read or set.
+    """
+    place: StorePlace = loaded.policy.vault
+    if copy is not None:
+        found = [policy for policy in loaded.policy.copies if policy.name == copy]
+        if not found:
+            raise UsageError(f"the policy has no copy {copy!r}", hint="Names are under [[copies]] in keepwell.toml.")
+        place = found[0]
+    if urlsplit(place.store).scheme != "s3":
+        raise UsageError(
+            f"{place.store} is no S3 bucket, and only of these can keepwell set anything",
+            hint="docs/how-to/stores.md says what to look at elsewhere.",
+        )
+    from keepwell.stores import aws
+    from keepwell.stores.protect import changes
+    from keepwell.stores.settings import Wants
+
+    bucket = aws.open_bucket(place.store, place.store_options(loaded.base))
+    done = []
+    for change in changes(bucket, Wants(place.lock is not None, place.tls_min, _kms_key(place))):
+        context.progress.note(f"{'Would set' if dry_run else 'Setting'}: {change.what}")
+        if not dry_run:
+            try:
+                change.apply()
+            except Exception as error:
+                raise aws.explain(error, bucket.url, f"changed ({change.topic})") from None
+        done.append(change.what)
+    left = () if dry_run else tuple(f for f in examine_bucket(place, loaded.base) if f[0] != "ok")
+    return ProtectResult(place.store, dry_run, tuple(done), left)
+
+
+def _kms_key(place: StorePlace) -> str:
+    key = place.options.get("sse_kms_key_id", "")
+    return key if isinstance(key, str) else ""
