@@ -111,7 +111,7 @@ class Bench:
         }
 
     def home(self, name: str) -> Path:
-        home = self.work / f"{name}-{self.tag}"
+        home = self.work / f"{name}-{self.tag}".replace(" ", "-")
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
         return home
@@ -178,6 +178,7 @@ def old(bench: Bench, _: int) -> None:
     (home / "conf").write_text(
         PGBACKREST.format(home=home, data=bench.server.data, port=bench.server.port, socket=bench.server.data.parent)
     )
+    (home / "log").mkdir()
     rest = f"pgbackrest --config={home}/conf --stanza=main"
     run(f"{rest} stanza-create", bench.env, bench.work / "log")
     repo = home / "repo"
@@ -195,6 +196,7 @@ def old(bench: Bench, _: int) -> None:
     ours.backup("backup after 1 % changed")
     ours.backup("backup when nothing changed")
     target = home / "restored"
+    target.mkdir()
     bench.do(
         "restore of a full",
         "pgBackRest",
