@@ -21,6 +21,7 @@ from keepwell.operations.wal_intake import Piece
 from keepwell.operations.wal_start import Server, Start, begin, beyond
 from keepwell.sources.physical import slot as slots
 from keepwell.sources.physical.settings import shown_seconds, shown_size
+from keepwell.vault.wal import WalConflict
 
 BEHIND = 60.0
 """How many seconds a server may have less log than the vault before that is an error."""
@@ -105,7 +106,7 @@ class Receiver:
 
     def _trouble(self, error: SourceError) -> None:
         """Returns where trying again is right, and raises where it is not."""
-        if isinstance(error, LogLost | Diverged | _Final) or type(error).__name__ == "WalConflict":
+        if isinstance(error, LogLost | Diverged | WalConflict | _Final):
             raise error
         if isinstance(error, _Removed):
             self._gone(error)
