@@ -1,5 +1,6 @@
 """The settings of a bucket: what doctor sees, what `store protect` sets, and that it takes nothing away."""
 
+import dataclasses
 import json
 import secrets
 
@@ -10,6 +11,9 @@ from keepwell.core.clock import SystemClock
 from keepwell.core.errors import StoreError, UsageError
 from keepwell.operations.doctor import doctor
 from keepwell.operations.protection import examine_bucket, protect
+from keepwell.stores.aws import open_bucket
+from keepwell.stores.protect import changes
+from keepwell.stores.settings import Wants, examine
 from support.servers import moto_server
 from support.workplace import Workplace
 
@@ -65,7 +69,6 @@ def test_doctor_names_what_a_new_bucket_lacks(place):
     found = seen(place)
     assert found["versioning"] == [("warn", "versioning is off: who has the credentials can destroy a backup for good")]
     assert found["public access"][0][0] == "warn"
-    assert found["tls"][0][0] == "warn"
     assert found["region"] == [("ok", "the bucket is in us-east-1")]
     assert "s3:DeleteObject" in found["rights"][0][1]
 
@@ -75,11 +78,9 @@ def test_protect_sets_it_all_and_doctor_is_content(place, client, bucket):
     done = protect(place.loaded, place.context(), dry_run=True)
     assert "Status" not in client.get_bucket_versioning(Bucket=bucket)
     assert protect(place.loaded, place.context()).changed == done.changed
-    assert {state for findings in seen(place).values() for state, _ in findings} == {"ok"}
+    assert {topic: f for topic, f in seen(place).items() if {state for state, _ in f} != {"ok"}} == {}
     assert protect(place.loaded, place.context()).changed == ()
     assert client.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
-    policy = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])
-    assert [statement["Effect"] for statement in policy["Statement"]] == ["Deny"]
     place.init()
     assert place.vault().store.locked_until("vault.json")
     diagnoses = doctor(place.loaded, place.context())
@@ -89,6 +90,15 @@ def test_protect_sets_it_all_and_doctor_is_content(place, client, bucket):
 def test_protect_keeps_the_rules_and_statements_that_are_there(place, client, bucket):
     theirs = {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}
     client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [theirs]})
+    protect(place.loaded, place.context())
+    rules = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert [rule["ID"] for rule in rules] == ["logs", "keepwell-old-versions"]
+
+
+def test_tls_is_demanded_of_everybody_and_statements_of_others_stay(place, client, bucket, moto):
+    # The emulator speaks plain HTTP; told that it is not so, keepwell demands TLS.
+    at = dataclasses.replace(open_bucket(f"s3://{bucket}/leads", moto.options), endpoint="https://objects.example.org")
+    assert [s.state for s in examine(at, Wants(tls="1.3")) if s.topic == "tls"] == ["warn"]
     allow = {
         "Sid": "Theirs",
         "Effect": "Allow",
@@ -96,23 +106,26 @@ def test_protect_keeps_the_rules_and_statements_that_are_there(place, client, bu
         "Action": "s3:GetObject",
         "Resource": f"arn:aws:s3:::{bucket}/*",
     }
-    policy = {"Version": "2012-10-17", "Statement": [allow]}
-    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
-    protect(place.loaded, place.context())
-    rules = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
-    assert [rule["ID"] for rule in rules] == ["logs", "keepwell-old-versions"]
-    statements = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
-    assert statements[0] == allow
-    assert len(statements) == 2
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+    for wants, demands in (
+        (Wants(), [{"Bool": {"aws:SecureTransport": "false"}}]),
+        (Wants(tls="1.3"), [{"Bool": {"aws:SecureTransport": "false"}}, {"NumericLessThan": {"s3:TlsVersion": "1.3"}}]),
+    ):
+        (change,) = (change for change in changes(at, wants) if change.topic == "tls")
+        change.apply()
+        statements = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
+        assert statements[0] == allow
+        assert [statement["Condition"] for statement in statements[1:]] == demands
+        assert [s.state for s in examine(at, wants) if s.topic == "tls"] == ["ok"]
+        assert [change for change in changes(at, wants) if change.topic == "tls"] == []
 
 
-def test_tls_min_is_demanded_of_everybody(place, client, bucket, monkeypatch):
+def test_a_vault_over_plain_http_is_refused_where_the_policy_demands_tls(place, bucket):
     write(place, bucket, 'tls_min = "1.3"')
-    protect(place.loaded, place.context())
-    statements = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
-    assert statements[1]["Condition"] == {"NumericLessThan": {"s3:TlsVersion": "1.3"}}
     with pytest.raises(StoreError, match="without TLS"):
         place.vault()
+    # The demand would lock keepwell out.
+    assert not [what for what in protect(place.loaded, place.context()).changed if "TLS" in what]
 
 
 @pytest.mark.parametrize(

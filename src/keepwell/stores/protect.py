@@ -124,8 +124,8 @@ def _lifecycle(bucket: S3Bucket) -> Iterator[Change]:
 
 def _tls(bucket: S3Bucket, wants: Wants) -> Iterator[Change]:
     policy = policy_of(bucket)
-    if demands_tls(policy, wants.tls):
-        return
+    if bucket.endpoint.startswith("http://") or demands_tls(policy, wants.tls):
+        return  # over plain HTTP the demand would lock keepwell out
     everything = [f"arn:aws:s3:::{bucket.name}", f"arn:aws:s3:::{bucket.name}/*"]
     deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": everything}
     ours: list[dict[str, Any]] = [

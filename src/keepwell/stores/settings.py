@@ -226,7 +226,9 @@ def _lock(bucket: S3Bucket, wants: Wants) -> Iterator[Setting]:
 
 
 def _tls(bucket: S3Bucket, wants: Wants) -> Iterator[Setting]:
-    if demands_tls(policy_of(bucket), wants.tls):
+    if bucket.endpoint.startswith("http://"):
+        yield Setting("tls", "ok", "not used: the policy's endpoint is plain HTTP")
+    elif demands_tls(policy_of(bucket), wants.tls):
         yield Setting("tls", "ok", f"the bucket refuses what is not encrypted on the way{_least(wants)}")
     else:
         yield Setting("tls", "warn", f"the bucket's policy does not demand TLS{_least(wants)} of everybody", _PROTECT)
