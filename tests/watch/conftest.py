@@ -1,5 +1,6 @@
 """A project with a vault that is watched, and sinks for what people are told."""
 
+import datetime as dt
 import warnings
 
 import pytest
@@ -15,6 +16,10 @@ class Watched(Workplace):
     """A workplace whose runs and looks are watched, on a clock that the test moves."""
 
     _watcher = None
+    store_clock_apart = dt.timedelta(0)
+
+    def store_now(self):
+        return self.clock.now() + self.store_clock_apart
 
     @property
     def watcher(self):
@@ -49,7 +54,10 @@ def workplace(tmp_path, monkeypatch):
 
     def made(**parts):
         place = make(tmp_path / "project", **parts)
-        return Watched(place.folder, place.clock, place.progress, place.parts)
+        found = Watched(place.folder, place.clock, place.progress, place.parts)
+        # The test's clock moves by days, and the store's clock with it.
+        monkeypatch.setattr("keepwell.watch.gather.store_now", lambda store: found.store_now())
+        return found
 
     return made
 

@@ -188,7 +188,8 @@ class Watcher:
         )
 
     def _open(self) -> Vault:
-        if self._vault is None:
+        # A disk that is no longer mounted lists as empty: what tells is that the vault's own object is gone.
+        if self._vault is None or not Vault.exists(self._vault.store):
             self._vault = open_vault(self.loaded)
         return self._vault
 

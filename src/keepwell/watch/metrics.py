@@ -76,6 +76,7 @@ class _Metrics(Collector):
         recovery = gauge("recovery_seconds", "How long the newest proof took: the measured time to recover.")
         target = gauge("recovery_objective_seconds", "The time to recover that the policy sets as maximum.")
         due = gauge("backup_due_timestamp_seconds", "When the next backup is due.")
+        late = gauge("backup_deadline_timestamp_seconds", "When the next complete backup must be there.")
         took = gauge("backup_duration_seconds", "How long the newest complete backup took.")
         size = gauge("backup_size_bytes", "Bytes read of a source in the newest complete backup.", "source")
         stored = gauge("backup_stored_bytes", "Bytes that the newest complete backup added to the store.")
@@ -99,10 +100,13 @@ class _Metrics(Collector):
                 recovery.add_metric(at, env.recovery)
             if env.schedule:
                 due.add_metric(at, next_due(env.schedule, self._look.seen.now, env.timezone).timestamp())
+                last = env.newest.time if env.newest else self._look.seen.made
+                if last is not None:
+                    late.add_metric(at, (next_due(env.schedule, last, env.timezone) + env.grace).timestamp())
             kinds = Counter((p.tier, "complete" if p.complete else "incomplete") for p in env.backups)
             for (tier, status), number in sorted(kinds.items()):
                 count.add_metric([env.name, tier, status], number)
-        yield from (newest, proven, proof, recovery, target, due, took, size, stored, count, damaged)
+        yield from (newest, proven, proof, recovery, target, due, late, took, size, stored, count, damaged)
 
     def _runs(self) -> Iterator[Metric]:
         labels = ["verb", "environment"]
