@@ -325,6 +325,7 @@ def test_a_base_is_read_from_the_facts_of_a_backup():
     base = Base.of("production/1", wal | {"time": "2026-11-22T14:30:00Z"})
     assert (base.start, base.stop, base.time) == (0x2000028, 0x2000120, NOW.replace(microsecond=0))
     assert base.ready == base.time + SECOND
+    assert base.standby, "unless it is said, the segment's rest is not taken to be in the backup"
     with pytest.raises(Damaged, match="what log"):
         Base.of("production/1", {})
 

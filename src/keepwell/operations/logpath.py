@@ -67,7 +67,8 @@ class Base:
                 parse_lsn(wal["stop"]),
                 from_iso(wal["time"]),
                 int(wal.get("segment_size", DEFAULT_SEGMENT)),
-                bool(wal.get("standby", False)),
+                # Where it is not said, nothing is taken for granted: see `_own_end`.
+                bool(wal.get("standby", True)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"{backup} does not say what log belongs to it ({error})") from None
