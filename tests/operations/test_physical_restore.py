@@ -12,8 +12,9 @@ from keepwell.core.wal import is_segment, parse_lsn, parse_segment, show_lsn
 from keepwell.operations.export import ExportRequest, export
 from keepwell.operations.physical_restore import Wish
 from keepwell.operations.verify import VerifyRequest, verify
-from keepwell.sources.base import Recovery
-from keepwell.sources.physical import start
+from keepwell.sources import physical
+from keepwell.sources.base import Recovery, RestoreRequest
+from keepwell.sources.physical import canary, start
 from support import workplace
 from support.physical import base_backup, into_streams
 from support.physical_load import fill, give_to_server, load, logging_server, open_folder, require_balanced, run
@@ -185,6 +186,7 @@ type = "postgres"
 method = "physical"
 url = { file = "url" }
 critical_tables = ["pgbench_accounts"]
+canary = true
 checks = [{ name = "books balance", sql = "SELECT sum(abalance) - (SELECT sum(delta) FROM pgbench_history) FROM pgbench_accounts", expect = "= 0" }]
 """
     )
@@ -199,6 +201,11 @@ checks = [{ name = "books balance", sql = "SELECT sum(abalance) - (SELECT sum(de
     proof = site.proof(level="checks", sources=("main",))
     assert proof.findings == []
     assert [check.passed for check in proof.checks] == [True, True]
+    bird = proof.recovery["canary"]
+    beyond = parse_lsn(proof.recovery["reached"]["lsn"]) >= parse_lsn(
+        site.place.vault().read(site.place.listed()[-1]).facts("main")["canary"]["lsn"]
+    )
+    assert bird["there"] or not beyond
     assert proof.tables["public.notes"] == {"rows": 5000, "equal": True}
     data = site.folder / "restored"
     wish = {"tablespaces": ((str(site.folder / "tablespace"), str(site.folder / "moved")),)}
@@ -213,3 +220,18 @@ def new_place(site):
     place.mkdir()
     give_to_server(place)
     return place
+
+
+def test_a_canary_that_a_recovery_does_not_bring_back_is_a_finding(site):
+    site.backup("first")
+    then = canary.write(site.server.url(), "postgres")
+    context = site.place.context()
+    reader = site.place.vault().read(site.place.listed()[-1])
+    facts = reader.facts("main") | {"canary": then}
+    with physical.sandbox(facts, context) as target:
+        physical.restore(facts, reader.streams("main"), target, RestoreRequest(), context)
+        physical.examine(target, facts, context)
+        assert canary.look(target, facts) == ({"time": then["time"], "there": False, "newest": None}, [])
+        target.reached["lsn"] = show_lsn(parse_lsn(then["lsn"]) + 8)
+        _, findings = canary.look(target, facts)
+    assert [finding.what for finding in findings] == ["canary"]

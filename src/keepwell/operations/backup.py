@@ -226,8 +226,23 @@ def _capture_all(
 
 def _capture(loaded: LoadedPolicy, name: str, source: Source, sink: Sink, context: Context) -> Facts:
     facts = kind_of(kind_name(source)).capture(spec_of(loaded, name, source), sink, context)
+    if getattr(source, "canary", False):
+        _write_canary(loaded, name, source, facts, context)
     json.dumps(facts)  # what cannot be written into the manifest fails here, as this source's fault
     return facts
+
+
+def _write_canary(loaded: LoadedPolicy, name: str, source: Source, facts: Facts, context: Context) -> None:
+    """Behind the end of the backup. Without it the backup is no worse, so its failure is a warning."""
+    from keepwell.sources.physical import canary
+
+    try:
+        facts["canary"] = canary.write(
+            spec_of(loaded, name, source).url, getattr(source, "database", None) or "postgres"
+        )
+    except SourceError as error:
+        facts["warnings"] = [*facts["warnings"], f"{error.message}. {error.hint}"]
+        context.progress.warn(f"{name}: {error.message}. {error.hint}")
 
 
 def _told(name: str, error: Exception) -> KeepwellError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, model_validator
 
 from keepwell.policy import expect as expectation
 from keepwell.policy.expect import Expect
@@ -111,11 +111,15 @@ class PostgresSource(_Database):
     database: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="Physical: the database that a proof asks the checks of. Default: postgres."
     )
+    canary: StrictBool = Field(
+        default=False,
+        description="Physical: whether each backup writes a row into public.keepwell_canary, which proofs look for.",
+    )
 
     @model_validator(mode="after")
     def _of_one_method(self) -> PostgresSource:
         if self.method == "logical":
-            for name in ("pitr", "on_damaged_page", "checkpoint", "slot", "database"):
+            for name in ("pitr", "on_damaged_page", "checkpoint", "slot", "database", "canary"):
                 if name in self.model_fields_set:
                     raise wrong(
                         'is for method = "physical", and this source is logical',

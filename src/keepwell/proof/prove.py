@@ -167,6 +167,11 @@ class _Prover:
         """A backup of files says nothing of rows: they are told, and equal where all files are, byte for byte."""
         self.proof.recovery["reached"] = dict(target.reached)
         self.proof.versions["now"] = str(target.server.programs.version)
+        if "canary" in self.facts:
+            from keepwell.sources.physical import canary
+
+            self.proof.recovery["canary"], findings = canary.look(target, self.facts)
+            self.proof.found(*findings)
         self.proof.tables = {name: {"rows": count, "equal": self.same_files} for name, count in rows.items()}
 
     def compare_rows(self, rows: Mapping[str, int]) -> None:

@@ -63,7 +63,7 @@ class RecoveringServer(ThrowawayServer):
         self._data, self._cancelled = data, cancelled
         if self._user is not None and (owner := data.stat().st_uid) != 0:
             self._user = pwd.getpwuid(owner)
-        self._require_reach(data)
+            self._require_reach(data)
         self._settings: dict[str, str] = {}
         self.role = SUPERUSER
         self.change(settings)
