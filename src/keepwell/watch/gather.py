@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keepwell.core.clock import UTC, from_iso, iso
+from keepwell.core.errors import StoreError
 from keepwell.core.streams import Context
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.models import Environment
@@ -191,7 +192,10 @@ def store_of(loaded: LoadedPolicy, vault: Vault, slow: Slow) -> StoreSeen:
     used, capacity = slow.used, general.capacity
     folder = loaded.policy.vault.folder()
     if capacity is None and folder is not None:
-        usage = shutil.disk_usage(folder)
+        try:
+            usage = shutil.disk_usage(folder)
+        except OSError as error:
+            raise StoreError(f"the store's folder {folder} cannot be looked at: {error.strerror}") from None
         used, capacity = usage.total - usage.free, usage.total
     return StoreSeen(vault.store.url, None, used, capacity, general.full, slow.clock_apart)
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keepwell.core.clock import from_iso, iso
-from keepwell.core.errors import KeepwellError, StoreError
+from keepwell.core.errors import KeepwellError, ObjectMissing, StoreError
 from keepwell.core.streams import Context
-from keepwell.operations.opening import open_vault
+from keepwell.operations.opening import open_store_of, open_vault
 from keepwell.policy.load import LoadedPolicy
+from keepwell.stores import Store
+from keepwell.vault import config
+from keepwell.vault.cache import ObjectCache, cache_folder
 from keepwell.vault.vault import Vault
 from keepwell.watch import gather, rules
 from keepwell.watch.book import Book, Pages, place
@@ -60,7 +63,7 @@ class Look:
 
 @dataclass
 class Watcher:
-    """Keeps the vault open between looks, so that each costs a listing and no more."""
+    """Keeps the keys of the vault between looks, so that each costs a listing and no more. One look at a time."""
 
     loaded: LoadedPolicy
     providers: Providers | None = None
@@ -134,8 +137,10 @@ class Watcher:
             return Look(seen, turn.alerts, tuple(turn.events), silences=tuple(pages.silences(seen.now)))
 
     def _see(self, context: Context, now: dt.datetime, *, write: bool, steady: bool) -> Seen:
+        store: Store | None = None
         try:
             vault = self._open()
+            store = vault.store
             slow = self._slow(vault, context, now, write=write)
             copies = self._seldom(
                 "copies",
@@ -166,6 +171,9 @@ class Watcher:
             with self.book.look() as pages:
                 told = (type(error).__name__, error.message, error.hint)
                 return self._known(pages, now, StoreSeen(self.loaded.policy.vault.store, told))
+        finally:
+            if store is not None:
+                store.close()
 
     def _known(self, pages: Pages, now: dt.datetime, store: StoreSeen) -> Seen:
         """What the policy and the book say, without the vault."""
@@ -188,9 +196,23 @@ class Watcher:
         )
 
     def _open(self) -> Vault:
-        # A disk that is no longer mounted lists as empty: what tells is that the vault's own object is gone.
-        if self._vault is None or not Vault.exists(self._vault.store):
+        """The vault over a store that is opened anew: one held open would not notice a disk that was taken away, and would
+        keep it from being unmounted. The keys are kept: to open them by a passphrase takes a second.
+        """
+        known = self._vault
+        if known is None:
             self._vault = open_vault(self.loaded)
+        else:
+            store = open_store_of(self.loaded)
+            try:
+                same = store.get(config.NAME) == known.config.raw
+            except ObjectMissing:
+                same = False
+            if same:
+                self._vault = Vault(store, known.config, known.keyring, ObjectCache(cache_folder(known.config.vault)))
+            else:
+                store.close()
+                self._vault = open_vault(self.loaded)
         return self._vault
 
     def _slow(self, vault: Vault, context: Context, now: dt.datetime, *, write: bool) -> gather.Slow:

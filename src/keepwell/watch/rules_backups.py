@@ -72,14 +72,12 @@ def backup_damaged(seen: Seen) -> Iterator[Symptom]:
 def run_failed(seen: Seen) -> Iterator[Symptom]:
     """The last run of a backup, proof, prune, check, copy or drill failed, or its process is gone."""
     for run in seen.runs:
-        if run.outcome not in {"failed", "vanished"}:
+        if run.outcome not in {"failed", "vanished"} or run.kind == "ProofFailed":  # the proof itself tells, below
             continue
         what = f"{run.verb} of {run.environment}" if run.environment else run.verb
         again = f"keepwell {run.verb} {run.environment}" if run.environment else f"keepwell {run.verb}"
         text = run.message if run.outcome == "failed" else "its process is gone without a word (killed, or the machine)"
         held = [STORE] if run.kind in STORE_KINDS else []
-        if run.kind == "ProofFailed":
-            held.append(f"proof-failed:{run.environment}")
         yield Symptom(
             "run-failed",
             run.subject,
