@@ -32,6 +32,7 @@ def backup_of(base, *, status="complete", proven=False, source="app", environmen
         "start": show_lsn(base.start),
         "stop": show_lsn(base.stop),
         "segment_size": base.segment_size,
+        "standby": base.standby,
         "time": base.time.isoformat(),
     }
     document = {"sources": {source: {"status": status, "wal": wal}, "files": {"status": "complete"}}}
