@@ -71,7 +71,7 @@ def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
     except BaseException:
         recorder.drop()
         raise
-    if found.manifest:
+    if found.manifest and files.is_told:
         recorder.keep(identity.system, found.timeline, found.manifest)
     else:
         recorder.drop()

@@ -49,6 +49,11 @@ class Files:
         except ValueError as error:
             raise _unreadable(error) from error
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the pieces of every page are known."""
+        return self._pages.is_told
+
     def close(self) -> None:
         self._end_archive()
         self._pages.close()
