@@ -9,7 +9,6 @@ from keepwell.core.streams import Buffer, StreamWriter
 from keepwell.sources.physical.previous import TOKEN
 
 PAGE = 8192
-_BLOCK = 1 << 20
 _TAKE = 4 << 20
 _SMALL = 64 << 10
 _ZEROS = bytes(64 * PAGE)
@@ -23,19 +22,13 @@ class PagesLane:
         self.is_told = True
         """Whether `keep` was given the pieces of every file."""
         self._writer, self._keep = writer, keep
-        self._waiting = bytearray()
         self._tokens = bytearray()
         self._files: list[tuple[str, int]] = []
         self._taken = 0
 
     def write(self, data: Buffer) -> None:
+        self._writer.write(data)
         self.position += len(data)
-        if not self._waiting and len(data) >= _BLOCK:
-            self._writer.write(data)
-            return
-        self._waiting += data
-        if len(self._waiting) >= _BLOCK:
-            self._flush()
 
     def zeros(self, pages: int) -> None:
         while pages:
@@ -79,13 +72,7 @@ class PagesLane:
         self._files, self._tokens = [], bytearray()
 
     def _take(self) -> None:
-        self._flush()
         self._tokens += self._writer.take_ids()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write(self._waiting)
-            self._waiting = bytearray()
 
 
 class ContentLane:
@@ -94,31 +81,18 @@ class ContentLane:
     def __init__(self, writer: StreamWriter) -> None:
         self.position = 0
         self._writer = writer
-        self._waiting = bytearray()
 
     def begin(self, size: int) -> None:
         if size > _SMALL:
-            self._boundary()
+            self._writer.boundary()
 
     def write(self, data: Buffer) -> None:
-        self._waiting += data
+        self._writer.write(data)
         self.position += len(data)
-        if len(self._waiting) >= _BLOCK:
-            self._flush()
 
     def end(self, size: int) -> None:
         if size > _SMALL:
-            self._boundary()
+            self._writer.boundary()
 
     def close(self) -> None:
-        self._flush()
         self._writer.close()
-
-    def _boundary(self) -> None:
-        self._flush()
-        self._writer.boundary()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write(self._waiting)
-            self._waiting = bytearray()
