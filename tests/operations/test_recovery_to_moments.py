@@ -100,9 +100,11 @@ class Place:
 
     def work(self):
         """Back when pgbench has done some more transactions."""
-        wanted = self.ask("SELECT count(*) FROM pgbench_history") + 300
-        while self.ask("SELECT count(*) FROM pgbench_history") < wanted:
-            pass
+        with psycopg.connect(self.server.url().reveal(), autocommit=True) as connection:
+            count = "SELECT count(*) FROM pgbench_history"
+            wanted = connection.execute(count).fetchone()[0] + 300
+            while connection.execute(count).fetchone()[0] < wanted:
+                connection.execute("SELECT pg_sleep(0.02)")
 
     def note(self):
         state = require_balanced(self.server.url().reveal())
@@ -173,7 +175,7 @@ class Place:
 
 @pytest.fixture(
     scope="module",
-    params=[(15, "receive"), (15, "push"), (18, "receive"), (18, "push")],
+    params=[(15, "push"), (18, "receive")],
     ids=lambda param: f"postgres{param[0]}-{param[1]}",
 )
 def place(request):
