@@ -246,7 +246,7 @@ def test_what_is_no_path_is_refused(refused, path):
         ("type = 'sqlite'", "path: is missing"),
         (
             "type = 'postgres'\nurl = { env = 'A' }\npitr = '3d'",
-            "pitr: is for method = \"physical\", and this source is logical",
+            'pitr: is for method = "physical", and this source is logical',
         ),
         ("type = 'postgres'\nurl = { env = 'A' }\nmethod = 'copy'", "method: must be 'logical'"),
     ],

@@ -24,7 +24,8 @@ def run(
     ctx: typer.Context,
     project: Annotated[str | None, typer.Option(metavar="NAME", help="What the project is called.")] = None,
     store: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Where the vault is to be: a folder, s3://…, gs://…, az://…, sftp://….")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Where the vault is to be: a folder, s3://…, gs://…, az://…, sftp://…."),
     ] = None,
     passphrase_env: Annotated[
         str | None,

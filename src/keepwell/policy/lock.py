@@ -21,7 +21,9 @@ _EVERY = {"daily": dt.timedelta(days=1), "weekly": dt.timedelta(weeks=1), "month
 
 def too_short(policy: Policy) -> PydanticCustomError | None:
     """The error to raise where a lock is shorter than a rule that keeps backups in its vault; None where none is."""
-    places: list[tuple[tuple[str, ...], dt.timedelta | None, Mapping[str, Keep]]] = [(("vault",), policy.vault.lock, policy.keep_rules())]
+    places: list[tuple[tuple[str, ...], dt.timedelta | None, Mapping[str, Keep]]] = [
+        (("vault",), policy.vault.lock, policy.keep_rules())
+    ]
     places += [(("copies", str(n)), copy.lock, policy.keep_rules(copy)) for n, copy in enumerate(policy.copies)]
     for at, lock, rules in places:
         if lock is None:
