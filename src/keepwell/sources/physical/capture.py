@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from keepwell.core.clock import iso
+from keepwell.core.clock import UTC
 from keepwell.core.errors import SourceError
 from keepwell.core.streams import Context, Facts, Sink
 from keepwell.core.wal import show_lsn
@@ -184,11 +184,12 @@ def _databases(connection: Connection) -> list[str]:
     return [str(name) for (name,) in rows]
 
 
-def _now(address: Address) -> str:
+def _end(address: Address) -> dict[str, Any]:
+    """The server's own moment, and whether it is a standby, which does not begin a new segment where a backup ends."""
     with connected(address) as connection, server_errors(address):
-        row = connection.execute("SELECT clock_timestamp()").fetchone()
+        row = connection.execute("SELECT clock_timestamp(), pg_is_in_recovery()").fetchone()
         assert row is not None
-        return iso(row[0])
+        return {"time": row[0].astimezone(UTC).isoformat().replace("+00:00", "Z"), "standby": row[1]}
 
 
 def _facts(
@@ -220,6 +221,6 @@ def _facts(
             "start": show_lsn(found.start),
             "stop": show_lsn(found.stop),
             "segment_size": int(about["wal_segment_size"]),
-            "time": _now(address),
+            **_end(address),
         },
     }
