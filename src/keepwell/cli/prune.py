@@ -15,6 +15,7 @@ from keepwell.core.units import show_size
 
 if TYPE_CHECKING:
     from keepwell.operations.prune import PruneResult
+    from keepwell.vault.walprune import LogPruned
 
 
 def run(
@@ -82,9 +83,12 @@ def _tell(output: Output, result: PruneResult) -> None:
             output.warn(
                 f"source {source} of {loss.environment} {could} not be restored any more: no backup left has it"
             )
+    for log in result.log:
+        _tell_log(output, log, could, "would go" if result.dry_run else "is gone")
     for backup in report.abandoned:
         output.say(f"  {backup}  (never finished: its leftovers go)")
-    if not (result.removed or report.abandoned or report.packs or result.deleted or report.deleted_packs):
+    log_goes = any(log.parts for log in result.log)
+    if not (result.removed or report.abandoned or report.packs or result.deleted or report.deleted_packs or log_goes):
         output.done(f"Nothing to remove: the policy keeps {many(len(result.kept), 'backup')}.")
         return
     output.done(f"What stays: {many(len(result.kept), 'backup')}.")
@@ -101,3 +105,15 @@ def _tell(output: Output, result: PruneResult) -> None:
             f"Deleted for good: {many(len(result.deleted), 'backup')}, {many(report.deleted_packs, 'pack')}, "
             f"{show_size(report.deleted_bytes)}."
         )
+
+
+def _tell_log(output: Output, log: LogPruned, could: str, goes: str) -> None:
+    place = f"{log.environment}/{log.source}"
+    for lost in log.lost:
+        end = f"to {iso(lost.end)}" if lost.end else "on to the end of that log"
+        output.say(
+            f"  {place}: from {iso(lost.begin)} {end} recovery {could} no longer go to any moment, only to the ends of "
+            "backups that stay."
+        )
+    if log.parts:
+        output.done(f"{place}: log of {show_size(log.bytes)} in {many(log.parts, 'object')} that nothing needs {goes}.")

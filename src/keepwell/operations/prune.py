@@ -11,12 +11,14 @@ from keepwell.core.streams import Context, Json
 from keepwell.operations.listing import backup_of
 from keepwell.operations.locks import renew_locks
 from keepwell.operations.opening import open_vault
+from keepwell.operations.wal_retention import as_json, look, with_anchors
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.retention import Decision, Kept, decide
 from keepwell.stores.probe import store_now
 from keepwell.vault import prune as pruning
 from keepwell.vault.catalog import Backup
 from keepwell.vault.prune import PruneReport
+from keepwell.vault.walprune import LogPruned
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class PruneResult:
     grace: dt.timedelta
     report: PruneReport
     seconds: float
+    log: tuple[LogPruned, ...] = ()
+    """What goes of the write-ahead log, by source; it goes at once."""
 
     @property
     def deleted(self) -> list[str]:
@@ -67,6 +71,7 @@ class PruneResult:
             "removed": [_decision(d) for d in self.removed],
             "kept": [_decision(d) for d in self.kept],
             "lost": [loss.json() for loss in self.losses],
+            "log": [as_json(pruned) for pruned in self.log],
             "abandoned": report.abandoned,
             "packs": {"condemned": report.packs, "bytes": report.bytes, "moved": report.moved},
             "deleted": {"backups": self.deleted, "packs": report.deleted_packs, "bytes": report.deleted_bytes},
@@ -87,8 +92,10 @@ def prune(loaded: LoadedPolicy, request: PruneRequest, context: Context) -> Prun
         loaded.environment(request.environment)
     vault = open_vault(loaded)
     backups = {str(backup.id): backup for backup in vault.backups()}
-    plan = decide([kept_of(b) for b in backups.values()], loaded.policy.keep_rules(), store_now(vault.store))
-    decisions = [d for d in plan.decisions if request.environment in {None, d.backup.environment}]
+    now = store_now(vault.store)
+    log = look(loaded, vault, request.environment, now)
+    plan = decide([kept_of(b) for b in backups.values()], loaded.policy.keep_rules(), now)
+    decisions = with_anchors([d for d in plan.decisions if request.environment in {None, d.backup.environment}], log)
     removed = tuple(d for d in decisions if not d.keep)
     kept = tuple(d for d in decisions if d.keep)
     grace = loaded.policy.vault.grace
@@ -99,10 +106,13 @@ def prune(loaded: LoadedPolicy, request: PruneRequest, context: Context) -> Prun
         progress=context.progress,
         dry_run=request.dry_run,
     )
+    gone = {d.backup.id for d in removed}
+    pruned = log.run(gone, context.progress, dry_run=request.dry_run) if log else []
     if not request.dry_run:
         renew_locks(vault, context.progress)
     losses = _losses([backups[d.backup.id] for d in removed], [backups[d.backup.id] for d in kept])
-    return PruneResult(request.dry_run, removed, kept, losses, grace, report, context.clock.monotonic() - began)
+    seconds = context.clock.monotonic() - began
+    return PruneResult(request.dry_run, removed, kept, losses, grace, report, seconds, tuple(pruned))
 
 
 @dataclass(frozen=True)
