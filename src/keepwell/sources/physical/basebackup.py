@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from keepwell.core.errors import Interrupted, SourceError
 from keepwell.core.wal import parse_lsn
-from keepwell.sources.physical.files import Files
+from keepwell.sources.physical.files import RELATION, Files
 from keepwell.sources.physical.replication import COPY, Replication, Row, ServerError
 from keepwell.sources.physical.spec import Spec
 
-_DAMAGED = re.compile(r'checksum verification failed in file "(?:\./)?(.+?)", block (\d+)')
+# In whatever language: the file, its block, then two checksums in hexadecimal.
+_DAMAGED = re.compile(rf"({RELATION})\b\D+(\d+)\b.*\b[0-9A-F]{{1,4}}\b.*\b[0-9A-F]{{1,4}}\b")
 _DATA_CORRUPTED = "XX001"
 
 
@@ -34,15 +35,18 @@ class BaseBackup:
     manifest: bytes = b""
     damaged: list[tuple[str, int]] = field(default_factory=list)
     """Path and block of pages whose checksum is wrong; of each file the server names the first few."""
-    unnamed: list[str] = field(default_factory=list)
-    """What else it said of them."""
+    warnings: list[str] = field(default_factory=list)
+    """What else it warned of."""
+    corrupted: bool = False
+    """The server ended the backup with an error because of them."""
 
 
 def command(version: int, spec: Spec, *, manifest: bool, incremental: bool) -> str:
     if version < 150000:
         fast = "FAST " if spec.checkpoint == "fast" else ""
-        return f"BASE_BACKUP LABEL 'keepwell' PROGRESS {fast}WAL NOWAIT MANIFEST 'no'"
-    options = ["LABEL 'keepwell'", "PROGRESS", f"CHECKPOINT '{spec.checkpoint}'", "WAL", "WAIT false"]
+        return f"BASE_BACKUP LABEL 'keepwell' PROGRESS {fast}WAL NOWAIT TABLESPACE_MAP MANIFEST 'no'"
+    # The map is asked for only because links with long targets do not fit into the tar stream.
+    options = ["LABEL 'keepwell'", "PROGRESS", f"CHECKPOINT '{spec.checkpoint}'", "WAL", "WAIT false", "TABLESPACE_MAP"]
     # Without checksums: TCP has its own, pages theirs, and ours are keyed and made on the way.
     options += ["MANIFEST 'yes'", "MANIFEST_CHECKSUMS 'NONE'"] if manifest else ["MANIFEST 'no'"]
     options += ["INCREMENTAL"] if incremental else []
@@ -52,7 +56,7 @@ def command(version: int, spec: Spec, *, manifest: bool, incremental: bool) -> s
 def receive(
     link: Replication,
     text: str,
-    files: Callable[[], Files],
+    files: Callable[[BaseBackup], Files],
     spec: Spec,
     *,
     begun: Callable[[BaseBackup], None],
@@ -79,7 +83,9 @@ def receive(
                 found.tablespaces = {str(r["spcoid"]): str(r["spclocation"]) for r in answer if r["spcoid"]}
                 found.size = sum(int(r["size"] or 0) for r in answer) * 1024
                 begun(found)
-                taker = _Taker(files(), [str(r["spcoid"] or "") for r in answer], link.server_version)
+                taker = _Taker(files(found), [str(r["spcoid"] or "") for r in answer], link.server_version)
+                for oid, place in found.tablespaces.items():
+                    taker.files.link(oid, place)
             elif answer:
                 found.stop, found.timeline = _position(answer)
             if cancelled():
@@ -88,8 +94,9 @@ def receive(
         if error.state != _DATA_CORRUPTED or not found.stop:
             raise
         # The server says so when everything has been sent; whether that is a failure is the policy's to say.
+        found.corrupted = True
         if spec.on_damaged_page == "fail":
-            named = ", ".join(f"{path} block {block}" for path, block in found.damaged[:10])
+            named = ", ".join([f"{path} block {block}" for path, block in found.damaged[:10]] or found.warnings[:3])
             raise SourceError(
                 f"{link.address.place}: pages in the cluster are damaged, their checksums are wrong: {named}",
                 hint="The disk or the memory of the server is failing: look after it now. Restore the damaged tables from an "
@@ -149,5 +156,5 @@ def _position(rows: list[Row]) -> tuple[int, int]:
 def _notice(found: BaseBackup, text: str) -> None:
     if match := _DAMAGED.search(text):
         found.damaged.append((match[1], int(match[2])))
-    elif "checksum" in text:
-        found.unnamed.append(text)
+    else:
+        found.warnings.append(text)

@@ -11,9 +11,11 @@ from keepwell.core.streams import Context, Facts, Sink
 from keepwell.core.wal import show_lsn
 from keepwell.sources.physical import basebackup
 from keepwell.sources.physical.basebackup import BaseBackup
+from keepwell.sources.physical.checksums import Verifier
 from keepwell.sources.physical.entries import CONTENT, PAGES, STREAM, encode
 from keepwell.sources.physical.files import Files
 from keepwell.sources.physical.lanes import PAGE, ContentLane, PagesLane
+from keepwell.sources.physical.pgmanifest import without
 from keepwell.sources.physical.previous import Previous, Recorder, cache_path
 from keepwell.sources.physical.replication import Identity, Replication, ServerError
 from keepwell.sources.physical.spec import Spec
@@ -51,7 +53,7 @@ def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
         identity = link.identify()
     path = cache_path(context.cache, identity.system, address.place)
     run = _Run(spec, sink, context, address, about)
-    previous, reason = _previous(about, identity, sink, Previous.load(path, identity.system))
+    previous, reason = _previous(about, identity, spec, sink, Previous.load(path, identity.system))
     if previous is not None:
         try:
             found, files, recorder = run.take(path, previous)
@@ -71,8 +73,9 @@ def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
     except BaseException:
         recorder.drop()
         raise
-    if found.manifest and files.is_told:
-        recorder.keep(identity.system, found.timeline, found.manifest)
+    manifest = _for_next(found.manifest, files)
+    if manifest:
+        recorder.keep(identity.system, found.timeline, manifest, found.damaged)
     else:
         recorder.drop()
     return facts
@@ -89,13 +92,15 @@ class _Run:
 
     def take(self, path: Any, previous: Previous | None) -> tuple[BaseBackup, Files, Recorder]:
         """Raises _Refused where the server cannot give only what changed, and nothing was written then."""
-        recorder, began = Recorder(path), False
+        recorder, began, verifier = Recorder(path), False, None
 
-        def files() -> Files:
-            nonlocal began
+        def files(found: BaseBackup) -> Files:
+            nonlocal began, verifier
             began = True
+            if self.spec.on_damaged_page == "keep" and self.about["data_checksums"] == "on":
+                verifier = Verifier(found.start, int(self.about["segment_size"]))
             pages = PagesLane(self.sink.stream(PAGES, "pages"), recorder.add)
-            return Files(pages, ContentLane(self.sink.stream(CONTENT)), previous)
+            return Files(pages, ContentLane(self.sink.stream(CONTENT)), previous, verifier)
 
         version = self.about["server_version"]
         text = basebackup.command(
@@ -117,6 +122,7 @@ class _Run:
                     cancelled=self.context.cancelled,
                 )
             progress.end(self.task)
+            found.damaged = _all_damaged(found, verifier, taken)
         except ServerError as error:
             recorder.drop()
             if previous is not None and not began:
@@ -128,8 +134,27 @@ class _Run:
         return found, taken, recorder
 
 
+def _all_damaged(found: BaseBackup, verifier: Verifier | None, files: Files) -> list[tuple[str, int]]:
+    """The server names the first few of a file only, but it alone reads a page twice before it says that it is damaged."""
+    own = verifier.found if found.corrupted and verifier else []
+    suspects = {path for path, _ in found.damaged}
+    named = {page for page in own if not suspects or page[0] in suspects}
+    return sorted({*found.damaged, *named, *files.still_damaged})
+
+
+def _for_next(manifest: bytes, files: Files) -> bytes:
+    """The manifest that the next backup shows to the server; empty where it cannot be laid over this one."""
+    if not files.is_told:
+        return b""
+    try:
+        # What is not known page by page is asked for as a whole the next time.
+        return without(manifest, files.odd) if files.odd and manifest else manifest
+    except ValueError:
+        return b""
+
+
 def _previous(
-    about: dict[str, Any], identity: Identity, sink: Sink, previous: Previous | None
+    about: dict[str, Any], identity: Identity, spec: Spec, sink: Sink, previous: Previous | None
 ) -> tuple[Previous | None, str]:
     """The backup that this one can be laid over, or why there is none."""
     if about["server_version"] < _INCREMENTAL:
@@ -140,6 +165,8 @@ def _previous(
         return None, "this machine knows of no earlier backup of this cluster"
     if previous.timeline != identity.timeline:
         return None, f"the server is on timeline {identity.timeline}, the last backup was on {previous.timeline}"
+    if previous.damaged and spec.on_damaged_page == "fail":
+        return None, "the last backup has damaged pages, and this one may have none"
     if not previous.is_held(sink):
         return None, "the vault no longer has all pages of the last backup"
     return previous, ""
@@ -196,7 +223,7 @@ def _facts(
     address: Address, about: dict[str, Any], identity: Identity, found: BaseBackup, files: Files, method: str
 ) -> Facts:
     warnings = [f"damaged page: {path} block {block}, its checksum is wrong" for path, block in found.damaged]
-    warnings += found.unnamed
+    warnings += [f"the server warns: {text}" for text in found.warnings]
     return {
         "type": "physical",
         "database": about["cluster_name"] or "cluster",

@@ -7,14 +7,16 @@ import re
 
 from keepwell.core.errors import SourceError
 from keepwell.core.streams import Buffer
+from keepwell.sources.physical.checksums import Verifier
 from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
 from keepwell.sources.physical.incremental import PREFIX, Blocks, HeaderReader
 from keepwell.sources.physical.lanes import PAGE, ContentLane, PagesLane
 from keepwell.sources.physical.previous import Previous
 from keepwell.sources.physical.tarstream import Header, TarReader
 
-_RELATION = re.compile(r"(?:base/\d+|global|pg_tblspc/\d+/PG_[^/]+/\d+)/\d+(?:_(?:fsm|vm|init))?(?:\.\d+)?")
-_LABEL = "backup_label"
+RELATION = r"(?:base/\d+|global|pg_tblspc/\d+/PG_[^/]+/\d+)/\d+(?:_(?:fsm|vm|init))?(?:\.\d+)?"
+_RELATION = re.compile(RELATION)
+_LABEL, _MAP = "backup_label", "tablespace_map"
 _INCREMENTAL_LINES = (b"INCREMENTAL FROM LSN:", b"INCREMENTAL FROM TLI:")
 _MOST_LABEL = 1 << 20
 
@@ -22,11 +24,17 @@ _MOST_LABEL = 1 << 20
 class Files:
     """Takes the archives of one base backup, one after the other."""
 
-    def __init__(self, pages: PagesLane, content: ContentLane, previous: Previous | None) -> None:
+    def __init__(
+        self, pages: PagesLane, content: ContentLane, previous: Previous | None = None, verifier: Verifier | None = None
+    ) -> None:
         self.entries: list[Entry] = []
         self.bytes = 0
         """Of the files as they are on the server, whether sent or known."""
-        self._pages, self._content, self._previous = pages, content, previous
+        self.odd: list[str] = []
+        """Relation files that are no whole pages: they were taken by content."""
+        self.still_damaged: list[tuple[str, int]] = []
+        """Path and block of damaged pages that are those of the last backup."""
+        self._pages, self._content, self._previous, self._verifier = pages, content, previous, verifier
         self._tar: TarReader | None = None
         self._prefix = ""
         self._file: _Whole | _Changed | None = None
@@ -54,8 +62,17 @@ class Files:
         """Whether the pieces of every page are known."""
         return self._pages.is_told
 
+    def link(self, oid: str, place: str) -> None:
+        """A tablespace. One without a whole path as its place lies in the data directory itself."""
+        if place.startswith("/"):
+            self.entries.append(Entry(f"pg_tblspc/{oid}", "link", 0o777, target=place))
+        else:
+            self.entries.append(Entry(f"pg_tblspc/{oid}", "dir", 0o700))
+
     def close(self) -> None:
         self._end_archive()
+        if self._verifier is not None:
+            self._verifier.close()
         self._pages.close()
         self._content.close()
 
@@ -77,9 +94,12 @@ class Files:
             raise SourceError(f"the server sent a file with the name {path!r}, which leads out of its directory")
         if header.kind == "dir":
             self.entries.append(Entry(path, "dir", header.mode))
-        elif header.kind == "link":
-            self.entries.append(Entry(path, "link", header.mode, target=os.fsdecode(header.target)))
-        else:
+        elif header.kind == "link":  # tablespaces are told before
+            raise SourceError(
+                f"the server sent a link, {path}, which no cluster has",
+                hint="Take it out of the data directory of the server, where PostgreSQL itself puts none.",
+            )
+        elif path != _MAP:
             self._file = self._opened(path, header)
 
     def _opened(self, path: str, header: Header) -> _Whole | _Changed:
@@ -87,18 +107,25 @@ class Files:
         if name.startswith(PREFIX):
             target = f"{folder}/{name.removeprefix(PREFIX)}"
             old = self._previous.pages(target) if self._previous else None
-            if old is None:
+            if self._previous is None or old is None:
                 raise SourceError(
                     f"the server sent only the changes of {target}, which the last backup did not have",
                     hint="Remove the cache folder of keepwell and run the backup again: it then reads everything.",
                 )
-            return _Changed(target, header, old, self._pages)
-        is_pages = _RELATION.fullmatch(path) is not None and header.size % PAGE == 0
-        return _Whole(path, header, self._pages if is_pages else self._content, rewrite=path == _LABEL)
+            known = self._previous.damaged.get(target, [])
+            return _Changed(target, header, old, self._pages, self._verifier, known)
+        is_relation = _RELATION.fullmatch(path) is not None
+        if is_relation and header.size % PAGE == 0:
+            return _Whole(path, header, self._pages, self._verifier)
+        if is_relation:
+            self.odd.append(path)
+        return _Whole(path, header, self._content, rewrite=path == _LABEL)
 
     def _end_file(self) -> None:
         if self._file is not None:
             entry = self._file.end()
+            if isinstance(self._file, _Changed):
+                self.still_damaged += [(entry.path, block) for block in self._file.still_damaged]
             self.entries.append(entry)
             self.bytes += entry.size
             self._file = None
@@ -107,18 +134,30 @@ class Files:
 class _Whole:
     """A file that came in full."""
 
-    def __init__(self, path: str, header: Header, lane: PagesLane | ContentLane, *, rewrite: bool) -> None:
-        self._path, self._header, self._lane = path, header, lane
+    def __init__(
+        self,
+        path: str,
+        header: Header,
+        lane: PagesLane | ContentLane,
+        verifier: Verifier | None = None,
+        *,
+        rewrite: bool = False,
+    ) -> None:
+        self._path, self._header, self._lane, self._verifier = path, header, lane, verifier
         self._size = 0
         self._at = lane.position
         self._label = bytearray() if rewrite else None
         if isinstance(lane, ContentLane):
             lane.begin(header.size)
+        if verifier is not None:
+            verifier.at(path, 0)
 
     def write(self, data: Buffer) -> None:
         if self._label is None:
             self._lane.write(data)
             self._size += len(data)
+            if self._verifier is not None:
+                self._verifier.feed(data)
         elif len(self._label) + len(data) <= _MOST_LABEL:
             self._label += data
         else:
@@ -142,8 +181,19 @@ class _Whole:
 class _Changed:
     """A file of which only the changed blocks came: laid over the pages of the last backup."""
 
-    def __init__(self, path: str, header: Header, old: memoryview, lane: PagesLane) -> None:
-        self._path, self._header, self._old, self._lane = path, header, old, lane
+    def __init__(
+        self,
+        path: str,
+        header: Header,
+        old: memoryview,
+        lane: PagesLane,
+        verifier: Verifier | None,
+        damaged: list[int],
+    ) -> None:
+        self._path, self._header, self._old, self._lane, self._verifier = path, header, old, lane, verifier
+        self._damaged = damaged
+        self.still_damaged: list[int] = []
+        """Blocks that were damaged in the last backup, and come from there."""
         self._at = lane.position
         self._reader = HeaderReader(header.size)
         self._blocks: Blocks | None = None
@@ -164,6 +214,8 @@ class _Changed:
                 raise ValueError("an incremental file has more blocks than its header says")
             part = data[: self._left]
             self._lane.write(part)
+            if self._verifier is not None:
+                self._verifier.feed(part)
             self._left -= len(part)
             data = data[len(part) :]
             if not self._left:
@@ -181,8 +233,11 @@ class _Changed:
         for origin, first, end in self._runs:
             if origin == "new":
                 self._left = (end - first) * PAGE
+                if self._verifier is not None:
+                    self._verifier.at(self._path, first)
                 return
             if origin == "old":
+                self.still_damaged += [block for block in self._damaged if first <= block < end]
                 self._lane.reuse(self._old[20 * first : 20 * end])
             else:
                 self._lane.zeros(end - first)

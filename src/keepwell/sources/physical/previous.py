@@ -23,7 +23,7 @@ from keepwell.core.streams import Sink
 TOKEN = 20
 """Bytes of a piece as `StreamWriter.take_ids` gives it."""
 _TAIL = struct.Struct("<4sQQQ32s")
-_MAGIC = b"KWP1"
+_MAGIC = b"KWP2"
 _AT_ONCE = TOKEN << 16
 
 
@@ -39,6 +39,8 @@ class Previous:
 
     timeline: int
     manifest: bytes
+    damaged: dict[str, list[int]]
+    """Blocks by path that were damaged on the server, and kept."""
     _files: dict[str, tuple[int, int]]
     _tokens: memoryview
 
@@ -58,7 +60,10 @@ class Previous:
             if about["system"] != system:
                 return None
             files = {name: (at, pages) for name, at, pages in about["files"]}
-            return cls(about["timeline"], bytes(body[tokens : tokens + manifest]), files, body[:tokens])
+            damaged: dict[str, list[int]] = {}
+            for name, block in about["damaged"]:
+                damaged.setdefault(name, []).append(block)
+            return cls(about["timeline"], bytes(body[tokens : tokens + manifest]), damaged, files, body[:tokens])
         except (OSError, ValueError, KeyError, TypeError, struct.error):
             return None
 
@@ -93,9 +98,9 @@ class Recorder:
         self._at += len(tokens)
         self._write(tokens)
 
-    def keep(self, system: str, timeline: int, manifest: bytes) -> None:
+    def keep(self, system: str, timeline: int, manifest: bytes, damaged: list[tuple[str, int]]) -> None:
         """The backup is whole: from now on this is the previous one."""
-        about = json.dumps({"system": system, "timeline": timeline, "files": self._files}).encode()
+        about = json.dumps({"system": system, "timeline": timeline, "files": self._files, "damaged": damaged}).encode()
         self._write(manifest)
         self._write(about)
         if self._file is None or self._path is None:

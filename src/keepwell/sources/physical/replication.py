@@ -126,7 +126,8 @@ class Replication:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[list[Row] | memoryview]:
         """What a command such as BASE_BACKUP answers: each result set as a list of rows, COPY where a copy begins, and each of
-        its messages as bytes that are valid until the next step. Raises SourceError.
+        its messages as bytes that are valid until the next step. `on_notice` is told the server's warnings.
+        Raises SourceError.
         """
         self._notice = on_notice
         try:
@@ -205,7 +206,8 @@ class Replication:
             raise self.failure() from error
 
     def _noticed(self, result: Any) -> None:
-        if self._notice is not None:
+        severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+        if self._notice is not None and severity == b"WARNING":
             self._notice((result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace"))
 
 

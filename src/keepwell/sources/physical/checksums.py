@@ -1,0 +1,97 @@
+"""The checksums that PostgreSQL puts on its pages, of many pages at once. Pure.
+
+Source: PostgreSQL's `storage/checksum_impl.h` (32 FNV-1a hashes side by side, folded) and `basebackup.c` (which pages count).
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+from keepwell.core.streams import Buffer
+
+PAGE = 8192
+_BATCH = 1 << 20
+_PRIME = np.uint32(16777619)
+_OFFSETS = np.array(
+    [
+        *(0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C),
+        *(0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB),
+        *(0xE58F764B, 0x187636BC, 0x5D7B3BB1, 0xE73DE7DE, 0x92BEC979, 0xCCA6C0B2, 0x304A0979, 0x85AA43D4),
+        *(0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756),
+    ],
+    np.uint32,
+)
+_SEGMENT = re.compile(r"\.(\d+)$")
+
+
+def checksums(data: Buffer, blocks: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
+    """Of whole pages, which are these blocks of their relation: what their headers should say."""
+    words = np.frombuffer(data, "<u4").reshape(-1, PAGE // 128, 32).copy()
+    words[:, 0, 2] &= 0xFFFF0000  # the checksum itself counts as zero
+    sums = np.broadcast_to(_OFFSETS, (len(words), 32)).copy()
+    for part in (*np.moveaxis(words, 1, 0), 0, 0):
+        sums ^= np.uint32(part) if isinstance(part, int) else part
+        high = sums >> np.uint32(17)
+        sums *= _PRIME
+        sums ^= high
+    folded = np.bitwise_xor.reduce(sums, axis=1) ^ blocks
+    result: npt.NDArray[np.uint16] = (folded % np.uint32(65535) + np.uint32(1)).astype(np.uint16)
+    return result
+
+
+def damaged(data: Buffer, blocks: npt.NDArray[np.uint32], start: int) -> npt.NDArray[np.intp]:
+    """Which of these pages have a wrong checksum. A page that was written since the backup's `start` (a position in the log)
+    may be torn and is mended by the log, and one without a header was never used: neither counts.
+    """
+    if not len(blocks):
+        return np.zeros(0, np.intp)
+    head = np.frombuffer(data, "<u4").reshape(-1, PAGE // 4)
+    position = head[:, 0].astype(np.uint64) << np.uint64(32) | head[:, 1]
+    counts = ((head[:, 3] >> np.uint32(16)) != 0) & (position < np.uint64(start))
+    wrong = checksums(data, blocks) != (head[:, 2] & np.uint32(0xFFFF)).astype(np.uint16)
+    return np.flatnonzero(counts & wrong)
+
+
+class Verifier:
+    """Looks at pages as they come by. `at` before those of a file or of a run in it, then `feed`; `close` at the end."""
+
+    def __init__(self, start: int, segment: int) -> None:
+        """`start`: the backup's beginning in the log. `segment`: pages of a whole file."""
+        self.found: list[tuple[str, int]] = []
+        """Path and block in the file of the pages that are damaged."""
+        self._start, self._segment = start, segment
+        self._waiting = bytearray()
+        self._marks: list[tuple[int, str, int]] = []
+        """From the waiting page of this number on: path, first block in the file."""
+
+    def at(self, path: str, block: int) -> None:
+        if len(self._waiting) % PAGE:
+            raise ValueError("a file of pages ends in the middle of one")
+        self._marks.append((len(self._waiting) // PAGE, path, block))
+
+    def feed(self, data: Buffer) -> None:
+        self._waiting += data
+        if len(self._waiting) >= _BATCH:
+            self._look()
+
+    def close(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        pages = len(self._waiting) // PAGE
+        blocks = np.zeros(pages, np.uint32)
+        for (first, path, block), end in zip(self._marks, [*(m[0] for m in self._marks[1:]), pages], strict=True):
+            number = int(match[1]) if (match := _SEGMENT.search(path)) else 0
+            blocks[first:end] = np.arange(block, block + end - first, dtype=np.uint32) + np.uint32(
+                number * self._segment & 0xFFFFFFFF
+            )
+        for page in damaged(memoryview(self._waiting)[: pages * PAGE], blocks, self._start).tolist():
+            first, path, block = next(mark for mark in reversed(self._marks) if mark[0] <= page)
+            self.found.append((path, block + page - first))
+        if self._marks:
+            first, path, block = self._marks[-1]
+            self._marks = [(0, path, block + pages - first)]
+        self._waiting = self._waiting[pages * PAGE :]
