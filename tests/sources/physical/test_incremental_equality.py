@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from support.captured import Chain, brought_back, files_in, files_of, require_equal
+from support.backup_chain import Chain, brought_back, files_in, files_of, require_equal
 from support.physical_load import give_to_server, logging_server, open_folder
 
 pytestmark = pytest.mark.slow
