@@ -84,7 +84,7 @@ def brought_back(facts, streams, data: Path, ask, *, tablespaces=()):
     with (data / "postgresql.auto.conf").open("a") as conf:
         conf.write(f"\nunix_socket_directories = '{socket}'\nlisten_addresses = ''\nport = 5499\nfsync = off\n")
         conf.write(
-            "max_connections = 40\nmax_locks_per_transaction = 512\nshared_buffers = '32MB'\nmax_wal_senders = 10\n"
+            "max_connections = 40\nmax_locks_per_transaction = 512\nshared_buffers = '32MB'\nmax_wal_senders = 10\nmin_wal_size = '256MB'\n"
         )
     programs = start.programs_for(facts)
     starter = start._Starter(programs, data)
