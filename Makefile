@@ -28,9 +28,10 @@ $(VENV)/.dev: $(VENV)/.run
 demo: $(VENV)/.run
 	$(BIN)/keepwell demo --rows $(ROWS)
 
-test: $(VENV)/.dev check
+test: $(VENV)/.dev
 	PATH=$(CURDIR)/$(BIN):$$PATH tests/setup.sh
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(MAKE) check
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check --quiet src tests benchmarks
