@@ -34,6 +34,12 @@ slot = "own_slot"
 """
 
 
+def _ordinary_signals():
+    """Where the tests run in the background, the shell has them ignore the keyboard's interrupt."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Program:
     def __init__(self, folder, server):  # noqa: F811
         Bench(folder)
@@ -55,6 +61,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_ordinary_signals,  # noqa: PLW1509 - two system calls, no locks
         )
         self.processes.append(process)
         return process
