@@ -176,6 +176,19 @@ def test_the_first_segment_of_a_timeline_may_begin_with_a_page_of_the_old_one(pl
         run(place, cluster.finish(wrong, wallog.segment(wrong, timeline=3)))
 
 
+def test_the_compression_of_the_policy_is_used(place, cluster, monkeypatch):
+    from keepwell.core import zstd
+
+    levels = set()
+    real = zstd.compress
+    monkeypatch.setattr(zstd, "compress", lambda data, level: levels.add(level) or real(data, level))
+    run(place, cluster.finish(NAMES[0]))
+    policy = place.folder / "keepwell.toml"
+    policy.write_text(policy.read_text().replace("[vault]", "[vault]\ncompression = 7"))
+    run(place, cluster.finish(NAMES[1]))
+    assert levels == {zstd.OWN, 7}
+
+
 def test_a_name_that_is_none_of_the_log_is_a_mistake(place, cluster):
     with pytest.raises(UsageError, match="not the name"):
         run(place, cluster.folder / "pg_wal" / "archive_status")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
+import io
 import os
 import threading
 from collections.abc import Sequence
@@ -10,17 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keepwell.core import walnote
+from keepwell.core import walnote, zstd
 from keepwell.core.errors import KeepwellError, SourceError, UsageError
 from keepwell.core.streams import Context, Json
 from keepwell.core.wal import is_segment
 from keepwell.operations.opening import open_vault
 from keepwell.operations.wal_sources import physical_source, read_segment_head, system_of
 from keepwell.policy.load import LoadedPolicy
-from keepwell.vault.vault import Vault
 from keepwell.vault.wal import WalArchive
 
-_AHEAD, _AHEAD_SECONDS = 64, 10.0
+_AHEAD, _AHEAD_SECONDS = 256, 10.0
 _SIDE_BY_SIDE = 3
 _PART = 64 << 20
 """Larger segments are put in parts of so many bytes, for the sake of memory."""
@@ -72,7 +71,7 @@ def push(loaded: LoadedPolicy, request: PushRequest, context: Context) -> PushRe
             hint="In archive_command write: keepwell wal push %p --source NAME",
         )
     environment, source = physical_source(loaded, request.environment, request.source)
-    pusher = _Pusher(open_vault(loaded), environment, source, context)
+    pusher = _Pusher(loaded, environment, source, context)
     stored, size, state = pusher.put(path)
     result = PushResult(path.name, stored, size)
     done = {path.name: state}
@@ -84,10 +83,12 @@ def push(loaded: LoadedPolicy, request: PushRequest, context: Context) -> PushRe
 
 
 class _Pusher:
-    def __init__(self, vault: Vault, environment: str, source: str, context: Context) -> None:
-        self._vault, self._environment, self._source, self._clock = vault, environment, source, context.clock
+    def __init__(self, loaded: LoadedPolicy, environment: str, source: str, context: Context) -> None:
+        self._vault, self._environment, self._source = open_vault(loaded), environment, source
+        self._level, self._clock = loaded.policy.vault.compression or zstd.OWN, context.clock
         self._archives: dict[str, WalArchive] = {}
         self._lock = threading.Lock()
+        self._own = threading.local()
 
     def put(self, path: Path) -> tuple[bool, int, str]:
         """Whether it was stored, its bytes, and the state of the file that was read."""
@@ -106,29 +107,35 @@ class _Pusher:
         return stored, size, state
 
     def _segment(self, path: Path) -> tuple[bool, int]:
-        stored = False
-        with path.open("rb") as file:
+        stored, archive, position = False, None, 0
+        with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            if not size:
-                raise SourceError(f"{path} is empty", hint="It is no finished segment of the log.")
-            with mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as whole:
-                head = read_segment_head(path.name, whole[:64])
-                if size != head.segment_size:
-                    raise SourceError(
-                        f"{path} has {size} bytes, and segments of this server have {head.segment_size}",
-                        hint="It is cut short, or not finished. Nothing was stored.",
-                    )
-                archive = self._archive(head.system)
-                timeline = int(path.name[:8], 16)
-                for at in range(0, size, _PART):
-                    stored |= archive.put(
-                        timeline,
-                        head.position + at,
-                        whole[at : at + _PART],
-                        segment_size=size,
-                        time=self._clock.now(),
-                    )
+            while block := self._read(file, min(size, _PART)):
+                if archive is None:
+                    head = read_segment_head(path.name, bytes(block[:64]))
+                    if size != head.segment_size:
+                        raise SourceError(
+                            f"{path} has {size} bytes, and segments of this server have {head.segment_size}",
+                            hint="It is cut short, or not finished. Nothing was stored.",
+                        )
+                    archive, position = self._archive(head.system), head.position
+                stored |= archive.put(
+                    int(path.name[:8], 16), position, block, segment_size=size, time=self._clock.now()
+                )
+                position += len(block)
+        if archive is None:
+            raise SourceError(f"{path} is empty", hint="It is no finished segment of the log.")
         return stored, size
+
+    def _read(self, file: io.FileIO, most: int) -> memoryview:
+        """The next bytes, into a buffer that this thread uses again and again: fresh memory costs more than the reading."""
+        buffer = self._own.__dict__.get("buffer", b"")
+        if len(buffer) < most:
+            buffer = self._own.buffer = bytearray(most)
+        view, filled = memoryview(buffer), 0
+        while filled < most and (count := file.readinto(view[filled:most])):
+            filled += count
+        return view[:filled]
 
     def _file(self, path: Path) -> tuple[bool, int]:
         data = path.read_bytes()
@@ -138,7 +145,7 @@ class _Pusher:
     def _archive(self, system: str) -> WalArchive:
         with self._lock:
             if system not in self._archives:
-                self._archives[system] = self._vault.wal(self._environment, self._source, system)
+                self._archives[system] = self._vault.wal(self._environment, self._source, system, level=self._level)
             return self._archives[system]
 
 

@@ -288,11 +288,11 @@ class Vault:
 
     # The log of PostgreSQL clusters
 
-    def wal(self, environment: str, source: str, system: str) -> WalArchive:
-        """The log of one cluster, by its system identifier."""
+    def wal(self, environment: str, source: str, system: str, *, level: int = zstd.OWN) -> WalArchive:
+        """The log of one cluster, by its system identifier; `level` as for `begin`."""
         from keepwell.vault.wal import WalArchive
 
-        return WalArchive(self, environment, source, system)
+        return WalArchive(self, environment, source, system, level=level)
 
     def wal_systems(self, environment: str, source: str) -> list[str]:
         """The clusters of a source that there is log of. A server that was made anew is another cluster."""

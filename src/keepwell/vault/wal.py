@@ -7,6 +7,7 @@ import re
 import threading
 from typing import TYPE_CHECKING
 
+from keepwell.core import zstd
 from keepwell.core.errors import Damaged, ObjectExists, ObjectMissing, SourceError
 from keepwell.core.streams import Buffer, Json
 from keepwell.core.wal import show_lsn
@@ -38,12 +39,12 @@ class WalMissing(Damaged):
 class WalArchive:
     """The log of one cluster, as one source of an environment. Safe to use from several threads."""
 
-    def __init__(self, vault: Vault, environment: str, source: str, system: str) -> None:
+    def __init__(self, vault: Vault, environment: str, source: str, system: str, *, level: int = zstd.OWN) -> None:
         if not _SYSTEM.fullmatch(system):
             raise ValueError(f"{system!r} is not a system identifier")
         self.environment, self.source, self.system = environment, source, system
         self.folder = f"wal/{environment}/{source}/{system}/"
-        self._vault, self._store, self._keyring = vault, vault.store, vault.keyring
+        self._vault, self._store, self._keyring, self._level = vault, vault.store, vault.keyring, level
         self._opened: dict[str, Content] = {}
         self._parts: list[Part] | None = None
         self._lock = threading.Lock()
@@ -169,7 +170,7 @@ class WalArchive:
         self._vault.prove_store()
 
     def _put(self, name: str, data: Buffer, time: dt.datetime, about: dict[str, Json]) -> bool:
-        raw = walobject.encode(self._keyring, name, data, time=time, about=about)
+        raw = walobject.encode(self._keyring, name, data, time=time, about=about, level=self._level)
         while True:
             try:
                 self._store.put(name, raw)

@@ -58,14 +58,16 @@ def digest_of(keyring: Keyring, data: Buffer) -> str:
     return blake3.blake3(data, key=keyring.piece_key).hexdigest()
 
 
-def encode(keyring: Keyring, name: str, data: Buffer, *, time: dt.datetime, about: dict[str, Json]) -> bytes:
+def encode(
+    keyring: Keyring, name: str, data: Buffer, *, time: dt.datetime, about: dict[str, Json], level: int = zstd.OWN
+) -> bytes:
     """The bytes to store under `name`; any key will do."""
     view = memoryview(data)
     key = os.urandom(32)
     packed: list[tuple[bytes, Buffer]] = []
     for at in range(0, len(view), FRAME):
         plain = view[at : at + FRAME]
-        small = zstd.compress(plain, zstd.OWN)
+        small = zstd.compress(plain, level)
         packed.append((_ZSTD, small) if len(small) < len(plain) else (_NONE, plain))
     document = {
         **about,
