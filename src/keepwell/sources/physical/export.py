@@ -75,7 +75,7 @@ def _texts(layout: Layout, streams: Streams, facts: Facts) -> dict[str, bytes]:
     found = {
         recovery.AUTO: recovery.merge(auto, settings),
         recovery.SIGNAL: "",
-        recovery.MAIN: recovery.minimal(facts.get("settings", {})),
+        recovery.MAIN: recovery.minimal(facts),
         recovery.HBA: recovery.HBA_TEXT,
         recovery.IDENT: "",
     }

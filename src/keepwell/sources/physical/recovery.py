@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from keepwell.core.errors import UsageError
-from keepwell.core.streams import Json
+from keepwell.core.streams import Facts, Json
 from keepwell.core.wal import show_lsn
 from keepwell.sources.base import Recovery
 
@@ -151,14 +151,21 @@ def quote(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def minimal(found: Mapping[str, Json]) -> str:
-    """A `postgresql.conf` for a cluster whose own lies outside of its data directory; `found`: settings that a server needs
+_LARGE_SEGMENT = 40 << 20
+
+
+def minimal(facts: Facts) -> str:
+    """A `postgresql.conf` for a cluster whose own lies outside of its data directory, with the settings that a server needs
     that replays its log.
     """
+    found: Mapping[str, Json] = facts.get("settings", {})
     lines = [
         "# The backup has no postgresql.conf: the server that was backed up keeps it outside of its data directory."
     ]
     lines += [f"{name} = {quote(str(value))}" for name, value in found.items() if name != "wal_level"]
+    if (segment := int(facts["wal"]["segment_size"])) > _LARGE_SEGMENT:
+        # A server refuses to start where these are less than two segments; their defaults are 80 MB and 1 GB.
+        lines += [f"min_wal_size = '{2 * segment >> 20}MB'", f"max_wal_size = '{max(1024, 4 * segment >> 20)}MB'"]
     return "\n".join(lines) + "\n"
 
 

@@ -216,7 +216,7 @@ class _Work:
         self._put(recovery.AUTO, merged)
         self._put(recovery.SIGNAL, "")
         missing = {
-            recovery.MAIN: recovery.minimal(self.facts.get("settings", {})),
+            recovery.MAIN: recovery.minimal(self.facts),
             recovery.HBA: recovery.HBA_TEXT,
             recovery.IDENT: "",
         }
