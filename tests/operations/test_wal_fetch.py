@@ -27,6 +27,7 @@ url = { env = "KEEPWELL_TEST_URL" }
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     place = workplace.make(tmp_path / "work", more=SOURCE)
+    monkeypatch.setattr(place.clock, "monotonic", lambda: place.clock.now().timestamp())
     wallog.Cluster(tmp_path / "data")
     monkeypatch.chdir(tmp_path / "data")
     return place
@@ -85,6 +86,22 @@ def test_a_segment_that_is_missing_before_others_is_a_gap(place, run):
     store(place, 6)
     with pytest.raises(WalGap, match="missing from 0/500000 to 0/600000"):
         run(NAMES[5])
+
+
+def test_a_segment_that_comes_after_the_one_behind_it_is_waited_for(place, run, monkeypatch):
+    """Whoever stores segments side by side stores them in any order."""
+    store(place, 4)
+    store(place, 6)
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            store(place, 5)
+
+    monkeypatch.setattr(place.clock, "sleep", sleep)
+    assert run(NAMES[5])[1] == wallog.segment(NAMES[5])
+    assert len(slept) == 3
 
 
 def test_a_hole_inside_a_segment_is_a_gap(place, run):

@@ -22,6 +22,8 @@ from keepwell.vault.walcoverage import Coverage
 _MOST_AHEAD, _FIRST_AHEAD = 16, 2
 _MOST_BYTES = 512 << 20
 """Of segments that lie ready."""
+_PATIENCE = 10.0
+"""Seconds for which a gap may be a segment that is on its way into the vault."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,8 @@ def fetch(loaded: LoadedPolicy, request: FetchRequest, context: Context) -> Fetc
     vault = open_vault(loaded)
     vault.config.require("read")
     archive = vault.wal(environment, source, _system(vault, environment, source, request))
-    coverage = archive.coverage()
     result = FetchResult(request.name, found=False)
-    data: Buffer | None
-    if not is_segment(request.name):
-        data = _small(archive, coverage, request.name)
-    else:
-        data = _segment(archive, coverage, request, result)
+    coverage, data = _patiently(archive, request, result, context)
     if data is not None:
         _write(request.target, data)
         result.found, result.bytes = True, len(data)
@@ -117,6 +114,23 @@ def _system(vault: Vault, environment: str, source: str, request: FetchRequest) 
         f"the vault has no log of cluster {wanted or '(unknown)'} for {environment}/{source}: {has}",
         hint="Is it the right source, environment and vault? To bring a backup up without any log: keepwell restore --immediate.",
     )
+
+
+def _patiently(
+    archive: WalArchive, request: FetchRequest, result: FetchResult, context: Context
+) -> tuple[Coverage, Buffer | None]:
+    """Segments are stored side by side, so that one may be there before the one that it follows: a gap is looked at again."""
+    until = context.clock.monotonic() + _PATIENCE
+    while True:
+        coverage = archive.coverage()
+        try:
+            if is_segment(request.name):
+                return coverage, _segment(archive, coverage, request, result)
+            return coverage, _small(archive, coverage, request.name)
+        except WalGap:
+            if context.clock.monotonic() >= until or context.cancelled():
+                raise
+            context.clock.sleep(1)
 
 
 def _small(archive: WalArchive, coverage: Coverage, name: str) -> bytes | None:

@@ -27,6 +27,7 @@ from keepwell.vault.manifest import Manifest, Reference, decode, decode_referenc
 from keepwell.vault.pack import open_frame
 from keepwell.vault.reader import PackKeys
 from keepwell.vault.vault import RECOVERY, Vault
+from keepwell.vault.walcheck import Chosen, check_log
 
 _T = TypeVar("_T")
 
@@ -84,6 +85,8 @@ class _Check:
         self._strangers()
         if data or share:
             self._read(now, share)
+        else:
+            self._log(None)
         report.affected = sorted(set(report.affected))
         return report
 
@@ -309,6 +312,15 @@ class _Check:
             else:
                 self.report.notes.append(f"{name} is not keepwell's")
 
+    def _log(self, chosen: Chosen | None) -> None:
+        report = self.report
+        found = check_log(
+            self.vault, [i for n, i in self.objects.items() if n.startswith("wal/")], self.progress, chosen
+        )
+        report.findings += found.findings
+        report.notes += found.notes
+        report.bytes_read += found.bytes_read
+
     def _read(self, now: dt.datetime, share: int | None) -> None:
         part, report = None, self.report
         if share:
@@ -331,6 +343,7 @@ class _Check:
             self.progress.advance("Reading", info.size)
         self._read_portable(part)
         self.progress.end("Reading")
+        self._log(part.holds if part else lambda _: True)
         if part is not None:
             report.share = f"{part.number + 1}/{part.of}"
             checklog.record(self.vault, now, part, passed=report.passed)
