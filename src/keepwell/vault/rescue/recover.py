@@ -6,6 +6,7 @@ Works on a folder with the whole vault in it (a downloaded copy of the bucket), 
     python3 recover.py VAULT_FOLDER list
     python3 recover.py VAULT_FOLDER show BACKUP --key-file KEY
     python3 recover.py VAULT_FOLDER restore BACKUP --source NAME --to NEW_FOLDER --key-file KEY
+    python3 recover.py VAULT_FOLDER wal ENVIRONMENT/SOURCE --to NEW_FOLDER --key-file KEY
 
 BACKUP is an id as `list` shows it, or production@latest, production@proven, or production@2026-11-22 (that day's newest, UTC).
 Exit status: 0 all is well, 1 something is damaged or failed, 2 wrong usage, 7 the key does not fit or cannot read.
@@ -715,12 +716,17 @@ def write_tree(reader: Reader, lines: Stream, content: Stream, files: int, path:
     finish(partial, path, f"{tree.files:>15,} files", whole=len(troubles) == before)
 
 
-def restore(vault: Vault, backup: Backup, args: argparse.Namespace) -> None:
-    to: Path = args.to
+def new_folder(vault: Vault, to: Path) -> Path:
+    """Raises Usage where something could be overwritten."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Usage(f"{to} is there and not an empty folder; nothing is ever overwritten: name a new one")
     if to.resolve().is_relative_to(vault.root.resolve()):
         raise Usage(f"{to} is inside the vault, where nothing is ever written: name a folder elsewhere")
+    return to
+
+
+def restore(vault: Vault, backup: Backup, args: argparse.Namespace) -> None:
+    to = new_folder(vault, args.to)
     reader = Reader(vault, backup, keep_going=args.keep_going)
     name = args.source or (next(iter(reader.sources)) if len(reader.sources) == 1 else "")
     if name not in reader.sources:
@@ -782,6 +788,119 @@ def show_backup(vault: Vault, backup: Backup, args: argparse.Namespace) -> None:
             print(show(f"    stream {stream.name}: {stream.size:,} bytes"))
 
 
+# PostgreSQL's write-ahead log (section 11)
+
+PART = re.compile(r"([0-9A-F]{8})/([0-9A-F]{24})/([0-9A-F]{16})-([0-9A-F]{16})")
+
+
+def log_object(vault: Vault, name: str) -> tuple[dict[str, Any], bytes]:
+    """Its head and its plain bytes. Raises Damage."""
+    raw = vault.get(name)
+    with reading(name):
+        if raw[:4] != b"KWL1":
+            raise ValueError("no log of version 1")
+        (size,) = struct.unpack_from("<I", raw, 4)
+        head = json.loads(vault.envelope(name, raw[8 : 8 + size]))
+        (sealed,) = struct.unpack_from("<I", raw, 8 + size)
+        at = 12 + size + sealed
+        box, bound = vault.unseal("wal", name.encode(), raw[12 + size : at]), hashlib.sha256(raw[:at]).digest()
+        length = int(head["size"]) if "file" in head else head["end"] - head["start"]
+        plain = bytearray()
+        for number, count in enumerate(head["frames"]):
+            codec, sealed_frame = raw[at : at + 1], raw[at + 1 : at + count]
+            frame = box.decrypt(number.to_bytes(12, "big"), sealed_frame, bound + codec)
+            plain += unzstd(frame, min(head["frame"], length - len(plain))) if codec == b"\x01" else frame
+            at += count
+        if len(plain) != length or at != len(raw):
+            raise ValueError("another length than announced")
+        key = derive(vault.writer, vault.id, "piece")
+        if blake3 and blake3.blake3(plain, key=key).hexdigest() != head["digest"]:
+            raise ValueError("its digest does not match")
+    return head, bytes(plain)
+
+
+def write_log(vault: Vault, args: argparse.Namespace) -> None:
+    """All segments of one cluster as files that PostgreSQL reads: filled up with zeros where the log ends."""
+    if not vault.private:
+        raise Key("this is a writer key, which can back up but not read data: use a reader key")
+    base = vault.root / "wal" / args.source
+    systems = sorted(path.name for path in base.glob("*") if path.name.isdecimal())
+    system = args.system or (systems[0] if len(systems) == 1 else "")
+    if not re.fullmatch(r"[a-z0-9_-]+/[a-z0-9_-]+", args.source) or not systems:
+        known = sorted(path.relative_to(vault.root / "wal").as_posix() for path in (vault.root / "wal").glob("*/*"))
+        raise Usage(f"there is no log of {args.source!r}; there is log of: {', '.join(known) or 'nothing'}")
+    if system not in systems:
+        raise Usage(f"--system must be one of {', '.join(systems)}: each is a cluster that this source once was")
+    to = new_folder(vault, args.to)
+    to.mkdir(parents=True, exist_ok=True)
+    folder = f"wal/{args.source}/{system}/"
+    segments: dict[str, list[tuple[int, int, str]]] = {}
+    for path in sorted((base / system).glob("*/*/*")):
+        name = path.relative_to(vault.root).as_posix()
+        if found := PART.fullmatch(name.removeprefix(folder)):
+            segments.setdefault(found[2], []).append((int(found[3], 16), int(found[4], 16), name))
+    for path in sorted((base / system / "files").glob("*")):
+        try:
+            head, data = log_object(vault, f"{folder}files/{path.name}")
+            if head.get("file") != path.name:
+                raise Damage(f"{folder}files/{path.name} is another file than its name says")
+            with (to / path.name).open("xb") as file:
+                file.write(data)
+        except Damage as error:
+            keep_going(args, error)
+    end: dict[str, int] = {}
+    for segment, parts in sorted(segments.items()):
+        write_segment(vault, args, to / segment, parts, end)
+    for timeline, position in end.items():
+        print(f"timeline {int(timeline, 16)}: up to {position >> 32:X}/{position & 0xFFFFFFFF:X}")
+    print(f"{len(segments)} segments in {to}. In the restored cluster: restore_command = 'cp {to}/%f %p'")
+
+
+def write_segment(
+    vault: Vault, args: argparse.Namespace, path: Path, parts: list[tuple[int, int, str]], end: dict[str, int]
+) -> None:
+    size, start = 0, 0
+    have: list[tuple[int, int]] = []
+    with path.open("xb") as file:
+        for low, high, name in sorted(parts, key=lambda p: (p[0], -p[1])):
+            if any(a <= low and high <= b for a, b in have):  # a longer one has all of it
+                continue
+            try:
+                head, data = log_object(vault, name)
+            except Damage as error:
+                keep_going(args, error)
+                continue
+            if (head["start"], head["end"]) != (low, high):
+                keep_going(args, Damage(f"{name} holds other log than its name says"))
+                continue
+            size = head["segment_size"]
+            start = low - low % size
+            file.seek(low - start)
+            file.write(data)
+            have.append((low, high))
+        file.truncate(size)
+    at = start
+    for low, high in sorted(have):
+        if low > at:
+            break
+        at = max(at, high)
+    timeline, last = path.name[:8], max((high for _, high in have), default=0)
+    gap = end.get(timeline, start) != start or at != last
+    if gap:
+        shown = f"{min(at, end.get(timeline, at)):X}"
+        note(
+            f"GAP: log of timeline {int(timeline, 16)} is missing from position {shown} (hex) on, in or before {path.name}"
+        )
+    if have:
+        end[timeline] = last
+
+
+def keep_going(args: argparse.Namespace, error: Damage) -> None:
+    if not args.keep_going:
+        raise error
+    trouble(error)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "recover.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -801,6 +920,10 @@ def arguments() -> argparse.Namespace:
     back.add_argument("--to", type=Path, required=True, metavar="NEW_FOLDER")
     back.add_argument("--stream", action="append", metavar="NAME", help="only this stream, as it is; repeatable")
     back.add_argument("--raw", action="store_true", help="all streams as they are, not put together")
+    log = commands.add_parser("wal", parents=[key], help="bring PostgreSQL's write-ahead log into a new folder")
+    log.add_argument("source", metavar="ENVIRONMENT/SOURCE")
+    log.add_argument("--to", type=Path, required=True, metavar="NEW_FOLDER")
+    log.add_argument("--system", metavar="NUMBER", help="the cluster, where there are several")
     return parser.parse_args()
 
 
@@ -813,6 +936,8 @@ def main() -> int:
             vault.unlock(args.key_file, args.passphrase_file)
         if args.command == "list":
             list_backups(vault)
+        elif args.command == "wal":
+            write_log(vault, args)
         else:
             command = show_backup if args.command == "show" else restore
             command(vault, choose(vault, args.backup), args)
