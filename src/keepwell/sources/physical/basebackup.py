@@ -17,7 +17,7 @@ from keepwell.sources.physical.replication import COPY, Replication, Row, Server
 from keepwell.sources.physical.spec import Spec
 
 # In whatever language: the file, its block, then two checksums in hexadecimal.
-_DAMAGED = re.compile(rf"({RELATION})\b\D+(\d+)\b.*\b[0-9A-F]{{1,4}}\b.*\b[0-9A-F]{{1,4}}\b")
+_DAMAGED = re.compile(rf"({RELATION})\b\D+(\d+)\b.*\b[0-9A-F]{{1,4}}\b.*\b[0-9A-F]{{1,4}}\b", re.ASCII)
 _DATA_CORRUPTED = "XX001"
 
 

@@ -139,7 +139,9 @@ def _all_damaged(found: BaseBackup, verifier: Verifier | None, files: Files) -> 
     own = verifier.found if found.corrupted and verifier else []
     suspects = {path for path, _ in found.damaged}
     named = {page for page in own if not suspects or page[0] in suspects}
-    return sorted({*found.damaged, *named, *files.still_damaged})
+    # The server says of the end of a file that is no page, that it could not look at it.
+    ends = {(entry.path, entry.size // PAGE) for entry in files.entries if entry.path in files.odd}
+    return sorted({*found.damaged, *named, *files.still_damaged} - ends)
 
 
 def _for_next(manifest: bytes, files: Files) -> bytes:
@@ -187,6 +189,7 @@ def _describe(address: Address) -> dict[str, Any]:
         ).fetchall()
         shown: dict[str, Any] = {str(name): value for name, value in rows}
         shown["databases"] = _databases(connection)
+        inside = _tablespaces_inside(connection)
     version = int(shown["server_version_num"])
     if version < _OLDEST:
         raise SourceError(
@@ -199,6 +202,12 @@ def _describe(address: Address) -> dict[str, Any]:
             "backups know pages of 8 KiB",
             hint='Use method = "logical".',
         )
+    if inside and version < 160000:
+        raise SourceError(
+            f"{address.place} has tablespaces inside its data directory ({', '.join(inside)}); PostgreSQL 15 leaves them out "
+            "of base backups",
+            hint="They are made with allow_in_place_tablespaces, for developers only: move what is in them elsewhere.",
+        )
     return (
         shown
         | {"server_version": version, "summarize_wal": shown.get("summarize_wal") == "on"}
@@ -209,6 +218,11 @@ def _describe(address: Address) -> dict[str, Any]:
 def _databases(connection: Connection) -> list[str]:
     rows = connection.execute("SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname").fetchall()
     return [str(name) for (name,) in rows]
+
+
+def _tablespaces_inside(connection: Connection) -> list[str]:
+    query = "SELECT spcname FROM pg_tablespace WHERE pg_tablespace_location(oid) !~ '^(/|$)' ORDER BY 1"
+    return [str(name) for (name,) in connection.execute(query).fetchall()]
 
 
 def _end(address: Address) -> dict[str, Any]:
@@ -223,6 +237,7 @@ def _facts(
     address: Address, about: dict[str, Any], identity: Identity, found: BaseBackup, files: Files, method: str
 ) -> Facts:
     warnings = [f"damaged page: {path} block {block}, its checksum is wrong" for path, block in found.damaged]
+    warnings += [f"{path} is no whole number of pages: a write to it was cut short" for path in files.odd]
     warnings += [f"the server warns: {text}" for text in found.warnings]
     return {
         "type": "physical",
@@ -234,7 +249,7 @@ def _facts(
         "block_size": PAGE,
         "checksums": about["data_checksums"] == "on",
         "damaged_pages": [{"path": path, "block": block} for path, block in found.damaged],
-        "tablespaces": {oid: {"path": place} for oid, place in found.tablespaces.items()},
+        "tablespaces": {oid: {"path": place} for oid, place in found.tablespaces.items() if place.startswith("/")},
         "preload": about["shared_preload_libraries"],
         "settings": {name: about[name] for name in _SETTINGS if name in about},
         "files": sum(entry.kind == "file" for entry in files.entries),

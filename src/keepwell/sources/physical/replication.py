@@ -73,7 +73,7 @@ class Replication:
         if connection.status != pq.ConnStatus.OK:
             text = address.scrub(one_line(connection.get_error_message()))
             connection.finish()
-            if "replication" in text or "pg_hba.conf" in text:
+            if "replication" in text.lower() or "pg_hba.conf" in text:
                 raise SourceError(
                     f"{address.place} does not allow a replication connection: {text}",
                     hint="Physical backups need a role with REPLICATION, a line for `replication` in pg_hba.conf, and "
@@ -131,13 +131,14 @@ class Replication:
         """
         self._notice = on_notice
         try:
-            self.pg.send_query(command.encode())
-            while (result := self.pg.get_result()) is not None:
-                if result.status == pq.ExecStatus.COPY_OUT:
-                    yield COPY
-                    yield from self._messages(cancelled)
-                else:
-                    yield _rows(self.done(result))
+            with self.losses():
+                self.pg.send_query(command.encode())
+                while (result := self.pg.get_result()) is not None:
+                    if result.status == pq.ExecStatus.COPY_OUT:
+                        yield COPY
+                        yield from self._messages(cancelled)
+                    else:
+                        yield _rows(self.done(result))
         finally:
             self._notice = None
 
@@ -158,16 +159,17 @@ class Replication:
         if result.status != pq.ExecStatus.COPY_IN:
             self.done(result)
             raise SourceError(f"{self.address.place}: the server did not ask for what was to be sent ({command})")
-        for block in blocks:
-            for at in range(0, len(block), _BLOCK):
-                self.pg.put_copy_data(block[at : at + _BLOCK])
-        self.pg.put_copy_end()
         failure: SourceError | None = None
-        while (result := self.pg.get_result()) is not None:
-            try:
-                self.done(result)
-            except SourceError as error:
-                failure = failure or error
+        with self.losses():
+            for block in blocks:
+                for at in range(0, len(block), _BLOCK):
+                    self.pg.put_copy_data(block[at : at + _BLOCK])
+            self.pg.put_copy_end()
+            while (result := self.pg.get_result()) is not None:
+                try:
+                    self.done(result)
+                except SourceError as error:
+                    failure = failure or error
         if failure is not None:
             raise failure
 
