@@ -154,6 +154,7 @@ def test_histories_are_found_and_their_absence_is_an_answer(place, run):
     history(place)
     assert run("00000002.history")[1] == b"1\t0/580000\tpromoted\n"
     assert not run("00000003.history")[0].found
+    assert not run("00000001.history")[0].found
 
 
 def test_log_whose_history_is_missing_is_no_end(place, run):

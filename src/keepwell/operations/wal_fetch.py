@@ -137,7 +137,8 @@ def _small(archive: WalArchive, coverage: Coverage, name: str) -> bytes | None:
     if name in coverage.files:
         return archive.read_file(name)
     timeline = int(name[:8], 16)
-    if name.endswith(".history") and coverage.spans(timeline):
+    # The first timeline has no history; PostgreSQL asks for it all the same.
+    if name.endswith(".history") and timeline > 1 and coverage.spans(timeline):
         raise WalGap(
             f"the vault has log of timeline {timeline}, and not its history, {name}: it cannot be followed",
             hint="Put the file back into the vault: `keepwell wal push` with the server's pg_wal/"
