@@ -31,15 +31,10 @@ def ask(server, sql, database="postgres"):
         return cursor.fetchall() if cursor.description else []
 
 
-@pytest.fixture(scope="module")
-def open_place():
-    with open_folder() as folder:
-        yield folder
-
-
 @pytest.fixture(scope="module", params=[15, 18], ids=["postgres15", "postgres18"])
-def server(request, open_place):
-    with logging_server(request.param, open_place / f"server-{request.param}") as found:
+def server(request):
+    # A folder of its own each time: where the tests are shared out between processes, one may set this up twice.
+    with open_folder() as folder, logging_server(request.param, folder / "server") as found:
         ask(
             found,
             "CREATE TABLE notes AS SELECT n AS id, repeat(md5(n::text), 8) AS text FROM generate_series(1, 9000) n",
@@ -230,10 +225,10 @@ def spoil(server, table, blocks):
 
 
 @pytest.fixture(scope="module", params=[15, 18], ids=["postgres15", "postgres18"])
-def damaged(request, open_place):
+def damaged(request):
     """A server with ten damaged pages in one table and one in another."""
     settings = {"summarize_wal": "on"} if request.param >= 17 else {}
-    with logging_server(request.param, open_place / f"damaged-{request.param}", settings=settings) as found:
+    with open_folder() as folder, logging_server(request.param, folder / "damaged", settings=settings) as found:
         if request.param < 18:
             found.stop()
             enable = [found.programs.path("pg_checksums"), "--enable", "-D", str(found.data)]
