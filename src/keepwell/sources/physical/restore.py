@@ -109,7 +109,7 @@ class _Work:
             self._prepare()
             task = f"{self.root}: restore"
             self.context.progress.begin(task, self.layout.size)
-            writer = Scatter(self.layout, self._path, self.context, delta=self.delta)
+            writer = Scatter(self.layout, self._path, self.context, delta=self.delta, direct=not proving)
             writer.run(streams, task)
             self.context.progress.end(task)
             if self.delta:

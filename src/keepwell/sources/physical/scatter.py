@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,16 +16,24 @@ from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
 from keepwell.sources.physical.layout import Layout
 
 PAGE = 8192
+_DIRECT_AT_ONCE = 1 << 20
+_WRITERS = 3
+"""Enough that the disk always has something to do; those that write past the page cache take hardly any processor."""
 Local = Callable[[str], Path]
 
 
 class Scatter:
     """Fills files that are there in their full size. With `delta` only pages are written that differ from what is there;
     without it the files are new, and pages of zeros stay holes.
+
+    `direct`: pages go to the disk past the page cache where the file system can do that. All of them must be on the disk
+    before the restore ends, and a cluster is often larger than the memory: the cache would only cost time (docs/why/speed.md).
     """
 
-    def __init__(self, layout: Layout, local: Local, context: Context, *, delta: bool) -> None:
+    def __init__(self, layout: Layout, local: Local, context: Context, *, delta: bool, direct: bool = False) -> None:
         self._layout, self._local, self._context, self._delta = layout, local, context, delta
+        self._direct = direct and not delta and hasattr(os, "O_DIRECT")
+        self._aligned = threading.local()
         self._lock = threading.Lock()
         self.written = 0
         """Bytes written; not more than that was different."""
@@ -31,7 +41,7 @@ class Scatter:
     def run(self, streams: Streams, task: str) -> None:
         """Raises Damaged, SourceError, Interrupted, and what the store raises."""
         there = set(streams.names())
-        room = threading.Semaphore(self._context.jobs * 2 + 2)
+        room = threading.Semaphore(_WRITERS * 2)
         failed: list[BaseException] = []
 
         def done(future: Future[None]) -> None:
@@ -39,7 +49,7 @@ class Scatter:
             if error := future.exception():
                 failed.append(error)
 
-        with ThreadPoolExecutor(self._context.jobs, "write") as pool:
+        with ThreadPoolExecutor(_WRITERS, "write") as pool:
             for name in (PAGES, CONTENT):
                 given = 0
                 for at, part in streams.scatter(name) if name in there else ():
@@ -68,6 +78,8 @@ class Scatter:
     def _fill(self, entry: Entry, offset: int, data: memoryview) -> int:
         path = self._local(entry.path)
         written = 0
+        if self._direct and entry.stream == PAGES and (done := self._fill_directly(path, offset, data)) is not None:
+            return done
         try:
             handle = os.open(path, (os.O_RDWR if self._delta else os.O_WRONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -81,6 +93,39 @@ class Scatter:
                 f"cannot write {path}: {error.strerror}", hint="See that there is room, and the rights to write there."
             ) from error
         return written
+
+    def _fill_directly(self, path: Path, offset: int, data: memoryview) -> int | None:
+        """Bytes written; None where the file system cannot do it, or the data are no whole pages."""
+        if offset % PAGE or len(data) % PAGE:
+            return None
+        written = 0
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECT)
+            try:
+                for low, high in _differing(data, None):
+                    for at in range(low, high, _DIRECT_AT_ONCE):
+                        part = data[at : min(high, at + _DIRECT_AT_ONCE)]
+                        _write_all(handle, self._copy_aligned(part), offset + at)
+                    written += high - low
+            finally:
+                os.close(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise SourceError(
+                    f"cannot write {path}: {error.strerror}",
+                    hint="See that there is room, and the rights to write there.",
+                ) from error
+            self._direct = False
+            return None
+        return written
+
+    def _copy_aligned(self, data: memoryview) -> memoryview:
+        """The same bytes where memory begins at a page, as such writes want it."""
+        if not hasattr(self._aligned, "room"):
+            self._aligned.room = memoryview(mmap.mmap(-1, _DIRECT_AT_ONCE))
+        room: memoryview = self._aligned.room[: len(data)]
+        room[:] = data
+        return room
 
     def _runs(self, handle: int, offset: int, data: memoryview, pages: bool) -> Iterator[tuple[int, int]]:
         """What of the data must be written."""
