@@ -63,10 +63,10 @@ def test_notes_from_other_threads_say_whose_run_they_belong_to(lines):
 def test_no_secret_stands_in_a_line_whatever_way_it_came(lines):
     secret = Secret(f"postgresql://app:{quote(CANARY, safe='')}@db.example/leads")
     log = logs.get("engine")
-    log.info(
-        " ".join(("connecting to", secret.reveal())), url=secret, deep={"a": [secret.reveal(), {"password": "short"}]}
-    )
-    log.info(" ".join(("SELECT", CANARY)))
+    connecting = f"connecting to {secret.reveal()}"
+    log.info(connecting, url=secret, deep={"a": [secret.reveal(), {"password": "short"}]})
+    words = f"SELECT {CANARY}"
+    log.info(words)
     log.info("at https://x:other@host/ with ?sig=abcdef&x=1 and password='sp ace'")
     try:
         raise RuntimeError(f"library says {CANARY}")

@@ -17,10 +17,12 @@ def run(
     ] = None,
 ) -> None:
     """Record that a drill was held, the strategy was reviewed, or a key was fetched and tried."""
+    from keepwell.operations.record import recorded
     from keepwell.watch.answers import record
 
     session: Session = ctx.obj
-    with session.context() as context:
-        made = record(session.load(), context, deed, subject)
+    loaded = session.load()
+    with session.context() as context, recorded(loaded, context, "alerts record", strict=False, log=False):
+        made = record(loaded, context, deed, subject)
     session.output.document(made)
     session.output.done(f"Recorded: {made['deed']} of {made['subject']}, by {made['by']}")

@@ -21,13 +21,14 @@ def run(
     end: Annotated[bool, typer.Option("--end", help="End this silence now.")] = False,
 ) -> None:
     """Tell nobody of these alerts for a while (during a migration, say). They are still looked for, and listed."""
+    from keepwell.operations.record import recorded
     from keepwell.watch.answers import end_silence, silence
 
     if (length is None) != end:
         raise UsageError("how long?", hint="keepwell alerts silence ALERT --for 2h, or --end to end it.")
     session: Session = ctx.obj
     loaded = session.load()
-    with session.context() as context:
+    with session.context() as context, recorded(loaded, context, "alerts silence", strict=False, log=False):
         if length is None:
             end_silence(loaded, context, pattern)
             session.output.document({"silence": pattern, "until": None})

@@ -29,11 +29,13 @@ def run(
     The copy is NOT encrypted.
     """
     from keepwell.operations.export import ExportRequest, export
+    from keepwell.operations.record import recorded
 
     session: Session = ctx.obj
-    output = session.output
-    with session.context() as context:
-        result = export(session.load(), ExportRequest(backup, source, to), context)
+    output, loaded, environment = session.output, session.load(), backup.partition("@")[0].partition("/")[0]
+    with session.context() as context, recorded(loaded, context, "export", environment) as record:
+        result = export(loaded, ExportRequest(backup, source, to), context)
+        record.ended("done", details={"backup": result.backup, "file": str(result.file), "sha256": result.checksum})
     document = result.json()
     output.document(document)
     output.done(f"Wrote {document['file']} ({show_size(document['size'])}).")

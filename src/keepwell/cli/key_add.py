@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from keepwell.cli.ask import new_passphrase
-from keepwell.cli.keys_common import checked_role, report_added
+from keepwell.cli.keys_common import about, checked_role, report_added
 from keepwell.cli.session import Session
-from keepwell.core.clock import SystemClock
 from keepwell.core.errors import UsageError
 
 
@@ -31,6 +30,7 @@ def run(
     No data is written again. Keep a second reader away from this machine: without any, the backups are lost.
     """
     from keepwell.operations.keys import key_add, refuse_existing_key
+    from keepwell.operations.record import recorded
 
     session: Session = ctx.obj
     wanted = checked_role(role)
@@ -39,8 +39,8 @@ def run(
     loaded = session.load()
     if to_file is not None:
         refuse_existing_key(to_file)
-        added = key_add(loaded, to_file, clock=SystemClock(), role=wanted, label=label)
-    else:
-        passphrase = new_passphrase(passphrase_env)
-        added = key_add(loaded, passphrase, clock=SystemClock(), role=wanted, label=label)
+    credential = to_file if to_file is not None else new_passphrase(passphrase_env)
+    with session.context() as context, recorded(loaded, context, "key add", log=False) as record:
+        added = key_add(loaded, credential, clock=context.clock, role=wanted, label=label)
+        record.ended("done", details=about(added))
     report_added(session.output, added)

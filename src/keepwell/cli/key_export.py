@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from keepwell.cli.keys_common import checked_role, report_added
+from keepwell.cli.keys_common import about, checked_role, report_added
 from keepwell.cli.session import Session
-from keepwell.core.clock import SystemClock
 
 
 def run(
@@ -26,9 +25,13 @@ def run(
     does not get the backups. The file opens its own slot, which `keepwell key remove` takes away.
     """
     from keepwell.operations.keys import key_add, refuse_existing_key
+    from keepwell.operations.record import recorded
 
     session: Session = ctx.obj
     wanted = checked_role(role)
     refuse_existing_key(to)
-    added = key_add(session.load(), to, clock=SystemClock(), role=wanted, label=label)
+    loaded = session.load()
+    with session.context() as context, recorded(loaded, context, "key export", log=False) as record:
+        added = key_add(loaded, to, clock=context.clock, role=wanted, label=label)
+        record.ended("done", details=about(added))
     report_added(session.output, added)

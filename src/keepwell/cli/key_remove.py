@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from keepwell.cli.keys_common import about
 from keepwell.cli.session import Session
 
 
@@ -18,9 +19,13 @@ def run(
     (docs/why/keys.md): also take away their access there.
     """
     from keepwell.operations.keys import key_remove
+    from keepwell.operations.record import recorded
 
     session: Session = ctx.obj
-    removed = key_remove(session.load(), slot)
+    loaded = session.load()
+    with session.context() as context, recorded(loaded, context, "key remove", log=False) as record:
+        removed = key_remove(loaded, slot)
+        record.ended("done", details=about(removed))
     session.output.document(removed.json())
     session.output.done(f"Removed the {removed.slot.role} slot {removed.slot.id} ({removed.slot.kind}).")
     if removed.in_use:

@@ -1,4 +1,4 @@
-"""What `key add` and `key export` share."""
+"""What the commands of `key` share."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def report_added(output: Output, added: KeyInfo) -> None:
     output.done(f"Added a {added.slot.role} slot {added.slot.id}: {kind}.")
     if added.file is not None and added.slot.role == "reader":
         output.remind("Keep a copy of this key file away from this machine and from the vault.")
+
+
+def about(info: KeyInfo) -> dict[str, str]:
+    """For the audit log: which slot, and what it is for."""
+    found = {"slot": info.slot.id, "role": info.slot.role, "kind": info.slot.kind, "label": info.slot.label}
+    return found | ({"file": str(info.file)} if info.file else {})

@@ -10,6 +10,7 @@ from typing import Any
 from keepwell.cli import failures
 from keepwell.cli.output import Output, prepare_streams
 from keepwell.cli.session import Session, catch_signals
+from keepwell.core.caller import called
 
 
 def run(args: Sequence[str]) -> int:
@@ -39,7 +40,7 @@ def _run(args: list[str], session: Session) -> int:
 
     group = build()
     try:
-        with group.make_context("keepwell", args, obj=session) as context:
+        with called("command", args), group.make_context("keepwell", args, obj=session) as context:
             code: Any = group.invoke(context)
             return code if isinstance(code, int) else 0
     except typer.Exit as stop:  # --help

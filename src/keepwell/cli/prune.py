@@ -45,7 +45,7 @@ def run(
     from keepwell.watch.runs import watched
 
     loaded = session.load()
-    with session.context() as context, watched(loaded, context, "prune", environment):
+    with session.context() as context, watched(loaded, context, "prune", environment, recording=not dry_run):
         result = prune(loaded, PruneRequest(environment, dry_run), context)
     session.output.document(result.json())
     _tell(session.output, result)

@@ -91,6 +91,7 @@ def run(
     keepwell restore production --source main --to /srv/pg --at '2026-11-22 14:30:00+00' --start
     """
     from keepwell.operations.physical_restore import Wish
+    from keepwell.operations.record import recorded
     from keepwell.operations.restore import RestoreRequest, restore
 
     session: Session = ctx.obj
@@ -106,8 +107,12 @@ def run(
             _recovery(at, lsn, name, timeline, immediate=immediate), _tablespaces(tablespace or ()), delta, start
         ),
     )
-    with session.context() as context:
-        result = restore(session.load(), request, context)
+    loaded, environment = session.load(), backup.partition("@")[0].partition("/")[0]
+    # Nothing may stand between people and their data, so that a log that does not take its entry is a warning here.
+    with session.context() as context, recorded(loaded, context, "restore", environment, strict=False) as record:
+        result = restore(loaded, request, context)
+        places = {name: str(source.to) for name, source in result.sources.items()}
+        record.ended("done" if result.clean else "warnings", details={"backup": result.backup, "to": places})
     document = result.json()
     session.output.document(document)
     _tell(session.output, document)

@@ -22,11 +22,23 @@ def run(
     credentials, in the usual variables (AWS_ACCESS_KEY_ID, …), and the extra aws. What keepwell doctor finds about the
     bucket afterwards is shown.
     """
+    import contextlib
+
     from keepwell.operations.protection import protect
+    from keepwell.operations.record import recorded
 
     session: Session = ctx.obj
-    with session.context() as context:
-        result = protect(session.load(), context, copy=copy, dry_run=dry_run)
+    loaded = session.load()
+    with session.context() as context, contextlib.ExitStack() as stack:
+        # A bucket is protected before there is a vault in it, and by administrators who have no key of the vault.
+        record = (
+            None
+            if dry_run
+            else stack.enter_context(recorded(loaded, context, "store protect", strict=False, log=False))
+        )
+        result = protect(loaded, context, copy=copy, dry_run=dry_run)
+        if record is not None:
+            record.ended("done", details={"store": result.store, "changed": list(result.changed)})
     output = session.output
     output.document(result.json())
     for what in result.changed:

@@ -32,14 +32,21 @@ def run(
     Returns once the vault has it for good. The same file again is no error; another file under the same name is refused. What
     else the server has ready is stored along, so that the next calls are answered at once.
     """
+    import contextlib
+
     from keepwell.core import walnote
+    from keepwell.operations.record import due_today, recorded
     from keepwell.operations.wal_push import PushRequest, push
 
     session: Session = ctx.obj
     caller = walnote.caller_of(session.args[2:]) if session.args[:2] == ["wal", "push"] else None
-    with session.context() as context:
+    loaded = session.load()
+    with session.context() as context, contextlib.ExitStack() as stack:
         request = PushRequest(path, source, environment, tuple(caller[0]) if caller and len(caller[1]) == 1 else ())
-        result = push(session.load(), request, context)
+        # One entry a day: the server calls this for every segment. None of them may stop the server's archiving.
+        if due_today(context, f"wal push {loaded.path} {environment} {source}"):
+            stack.enter_context(recorded(loaded, context, "wal push", environment, strict=False, log=False))
+        result = push(loaded, request, context)
     session.output.document(result.json())
     for remark in result.remarks:
         session.output.warn(remark)

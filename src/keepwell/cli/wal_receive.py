@@ -39,12 +39,15 @@ def run(
     Runs until it is stopped (Ctrl-C, SIGTERM). Uses a replication slot, which makes the server keep its log until the vault has it,
     through restarts, failovers and times when the store does not answer.
     """
+    from keepwell.operations.record import recorded
     from keepwell.operations.wal_receive import ReceiveRequest, receive
 
     session: Session = ctx.obj
     request = ReceiveRequest(source, environment, once, _position(until), accept_gap, every)
-    with session.context() as context:
-        result = receive(session.load(), request, context)
+    loaded = session.load()
+    with session.context() as context, recorded(loaded, context, "wal receive", environment, log=False) as record:
+        result = receive(loaded, request, context)
+        record.ended("done", details={"source": result.source, "position": show_lsn(result.received.position)})
     session.output.document(result.json())
     received = result.received
     session.output.done(

@@ -14,7 +14,7 @@ from keepwell.policy.models import CopyPolicy
 from keepwell.policy.retention import decide
 from keepwell.policy.values import nearest
 from keepwell.stores.probe import store_now
-from keepwell.vault import copying
+from keepwell.vault import audittrim, copying
 from keepwell.vault import prune as pruning
 from keepwell.vault.copying import CopyReport
 from keepwell.vault.prune import PruneReport
@@ -109,12 +109,16 @@ def _bring(
     plan = decide([kept_of(backup) for backup in backups], rules, store_now(store))
     wanted = {d.backup.id for d in plan.decisions if d.keep and request.environment in {None, d.backup.environment}}
     report = copying.copy(near, far, [b for b in backups if str(b.id) in wanted], context.progress)
+    brought = audittrim.copy(near, far, context.progress)
+    report.objects += brought.objects
+    report.bytes += brought.bytes
+    report.failed |= brought.failed
     there = far.backups()
     old = decide([kept_of(backup) for backup in there], rules, store_now(store))
     gone = {d.backup.id for d in old.decisions if not d.keep}
     grace = loaded.policy.vault.grace
     pruned = pruning.prune(far, [b for b in there if str(b.id) in gone], grace=grace, progress=context.progress)
-    renew_locks(far, context.progress)
+    renew_locks(far, context.progress, loaded.policy.audit.keep)
     return CopyOutcome(store.url, report, pruned)
 
 

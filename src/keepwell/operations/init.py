@@ -11,6 +11,7 @@ from keepwell.core.newfile import new_file
 from keepwell.core.streams import Context, Json
 from keepwell.keys.slots import Passphrase
 from keepwell.operations.opening import open_store_of, open_vault
+from keepwell.operations.record import first_entry
 from keepwell.policy.load import LoadedPolicy, parse
 from keepwell.policy.template import Answers, render
 from keepwell.stores import Store
@@ -61,6 +62,8 @@ def init(loaded: LoadedPolicy, context: Context, *, policy_written: bool = False
     store = open_store_of(loaded, create=True)
     created = not Vault.exists(store)
     vault = _create(loaded, store, context) if created else open_vault(loaded)
+    if created:
+        first_entry(loaded, context, vault, "init")
     key = loaded.policy.vault.key
     return InitResult(
         loaded.path,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from keepwell.core.errors import Damaged, KeepwellError, KeyMissing, StoreError
@@ -23,11 +25,31 @@ def open_store_of(loaded: LoadedPolicy, *, create: bool = False) -> Store:
     return _opened(loaded, loaded.policy.vault, create=create)
 
 
+_SHARED: ContextVar[tuple[LoadedPolicy, Vault | KeepwellError] | None] = ContextVar("vault", default=None)
+
+
+@contextlib.contextmanager
+def sharing(loaded: LoadedPolicy, opened: Vault | KeepwellError) -> Iterator[None]:
+    """While the block lasts, `open_vault` of this policy gives this vault, or raises this error: opening one may take a second
+    of Argon2id, and finding out that a store does not answer some minutes.
+    """
+    token = _SHARED.set((loaded, opened))
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
 def open_vault(loaded: LoadedPolicy, *, key_file: Path | None = None) -> Vault:
     """The vault, opened with `key_file`, else with the key that the policy names.
 
     Raises the VaultKeyError family, StoreError (also where there is no vault), Damaged, UnsupportedFormat.
     """
+    shared = _SHARED.get()
+    if shared is not None and shared[0] is loaded and key_file is None:
+        if isinstance(shared[1], KeepwellError):
+            raise shared[1]
+        return shared[1]
     return Vault.open(open_store_of(loaded), credential_of(loaded, key_file=key_file))
 
 

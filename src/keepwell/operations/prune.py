@@ -15,6 +15,7 @@ from keepwell.operations.wal_retention import as_json, look, with_anchors
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.retention import Decision, Kept, decide
 from keepwell.stores.probe import store_now
+from keepwell.vault import audittrim, runlogs
 from keepwell.vault import prune as pruning
 from keepwell.vault.catalog import Backup
 from keepwell.vault.prune import PruneReport
@@ -58,6 +59,9 @@ class PruneResult:
     seconds: float
     log: tuple[LogPruned, ...] = ()
     """What goes of the write-ahead log, by source; it goes at once."""
+    audit_entries: int = 0
+    """Entries of the audit log that were older than [audit] keep."""
+    run_logs: int = 0
 
     @property
     def deleted(self) -> list[str]:
@@ -76,6 +80,7 @@ class PruneResult:
             "packs": {"condemned": report.packs, "bytes": report.bytes, "moved": report.moved},
             "deleted": {"backups": self.deleted, "packs": report.deleted_packs, "bytes": report.deleted_bytes},
             "waiting": report.waiting,
+            "record": {"audit": self.audit_entries, "runs": self.run_logs},
             "grace_seconds": int(self.grace.total_seconds()),
             "seconds": round(self.seconds, 3),
         }
@@ -108,11 +113,15 @@ def prune(loaded: LoadedPolicy, request: PruneRequest, context: Context) -> Prun
     )
     gone = {d.backup.id for d in removed}
     pruned = log.run(gone, context.progress, dry_run=request.dry_run) if log else []
+    entries = runs = 0
     if not request.dry_run:
-        renew_locks(vault, context.progress)
+        kept_for = loaded.policy.audit.keep
+        entries = audittrim.trim(vault, kept_for, now, context.progress)
+        runs = runlogs.clear(vault, kept_for, now, context.progress)
+        renew_locks(vault, context.progress, kept_for)
     losses = _losses([backups[d.backup.id] for d in removed], [backups[d.backup.id] for d in kept])
     seconds = context.clock.monotonic() - began
-    return PruneResult(request.dry_run, removed, kept, losses, grace, report, seconds, tuple(pruned))
+    return PruneResult(request.dry_run, removed, kept, losses, grace, report, seconds, tuple(pruned), entries, runs)
 
 
 @dataclass(frozen=True)

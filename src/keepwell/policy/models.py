@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pydantic import Field, StrictInt, field_validator, model_validator
 
 from keepwell.core import units
+from keepwell.policy.audit import AuditPolicy
 from keepwell.policy.copies import CopyPolicy
 from keepwell.policy.expect import Expect
 from keepwell.policy.keep import Keep, KeepRule
@@ -79,6 +80,9 @@ class Policy(Table):
         default=(), description="Further vaults that are kept in step with the first."
     )
     environments: dict[Name, Environment] = Field(description="What to back up, by environment.")
+    audit: AuditPolicy = Field(
+        default=AuditPolicy(), description="How long is kept what was done to the vault, and what runs said."
+    )
     watch: WatchPolicy = Field(default=WatchPolicy(), description="What is watched, and how late is late.")
     notify: dict[Name, Channel] = Field(default={}, description="Ways to reach people, by name.")
     contacts: Contacts = Field(default=Contacts(), description="Who is told, and who is told next.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from keepwell.core.errors import Damaged, KeepwellError, ObjectMissing, StoreError
 from keepwell.core.streams import Finding
 from keepwell.keys import slots
-from keepwell.vault import config
+from keepwell.vault import audit, config
 from keepwell.vault.catalog import checksum_of, decode_metadata, decode_proof
 from keepwell.vault.index import decode_index
 from keepwell.vault.layout import parse_name
@@ -83,6 +83,8 @@ def _is_whole(vault: Vault, name: str, raw: bytes) -> bool:
             return raw == vault.config.raw
         elif name in RECOVERY:
             return hashlib.sha256(raw).hexdigest() == vault.config.recovery.get(name)
+        elif audit.number_of(name) is not None:
+            audit.decode(keyring, name, raw)
         elif placed is not None and placed.file == "metadata.json":
             decode_metadata(keyring, name, raw)
         elif placed is not None and placed.file == "manifest":

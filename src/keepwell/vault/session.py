@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from keepwell.vault.manifest import Extents, Manifest, StoredStream, encode
 from keepwell.vault.packer import Packer
 from keepwell.vault.trash import read_trash
 from keepwell.vault.writer import Desk, StreamBuilder, as_columns
+
+Permit: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ class Session:
         level: int = zstd.OWN,
         jobs: int = 2,
         pack_size: int = PACK_SIZE,
+        anchor: dict[str, Json] | None = None,
     ) -> None:
+        self._anchor = anchor
         self.id, self.tier, self.time = new_id(environment, now), tier, now
         self._store, self._keyring, self._previous = store, keyring, snapshot.previous
         frames, pieces = FrameTable(), PieceTable()
@@ -137,9 +142,20 @@ class Session:
             raise ValueError(f"{name!r} was attached twice")
         self._attachments.append(read_attachment(source, name, path))
 
-    def commit(self, *, database: str, host: str, seconds: float) -> Backup:
+    def commit(
+        self,
+        *,
+        database: str,
+        host: str,
+        seconds: float,
+        run: str | None = None,
+        permit: Permit = contextlib.nullcontext,
+    ) -> Backup:
         """Stores what is left, then the index, the manifest, copies that were attached, and `metadata.json`: with it
         the backup exists.
+
+        `run` names the occurrence that this backup is. `permit` is entered right before the last put and left after it:
+        where entering raises, the backup does not exist.
 
         Raises Busy where a prune is deleting what the backup wanted to share, and the StoreError family.
         """
@@ -158,21 +174,35 @@ class Session:
         # After the manifest: what a crash leaves in this folder is then deleted with the abandoned backup.
         attached = [n for a in self._attachments for n in put_attachment(self._store, self.id.folder(self.tier), a)]
         try:
-            return self._commit(name, raw, manifest, database=database, host=host, seconds=seconds)
+            return self._commit(name, raw, manifest, permit, database=database, host=host, seconds=seconds, run=run)
         except Busy:
             # A prune that gave this backup up may have emptied its folder before the last copy came.
             for extra in attached:
                 self._store.delete(extra)
             raise
 
-    def _commit(self, name: str, raw: bytes, manifest: Manifest, *, database: str, host: str, seconds: float) -> Backup:
+    def _commit(
+        self,
+        name: str,
+        raw: bytes,
+        manifest: Manifest,
+        permit: Permit,
+        *,
+        database: str,
+        host: str,
+        seconds: float,
+        run: str | None,
+    ) -> Backup:
         self._store.flush()
         self._verify_packs(manifest)
         metadata = self._metadata(raw, database=database, host=host, seconds=seconds)
+        if run is not None:
+            metadata["run"] = run
         place = self.id.folder(self.tier) + "metadata.json"
         signed = sign(self._keyring, place, metadata)
         try:
-            self._store.put(place, signed)
+            with permit():
+                self._store.put(place, signed)
         except ObjectExists:
             raise Busy(
                 f"{self.id} took longer than the grace time: a prune has given it up",
@@ -297,6 +327,8 @@ class Session:
             "host": host,
             "previous": self._previous,
         }
+        if self._anchor:  # docs/format.md, section 13: whoever cuts off the audit log before this entry is found out
+            document["audit"] = self._anchor
         if self._attachments:
             document["portable"] = {
                 a.name: {"source": a.source, "size": a.size, "sha256": a.sha256, "parts": a.parts}

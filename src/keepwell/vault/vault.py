@@ -92,6 +92,8 @@ class Vault:
         self._locating = threading.Lock()
         self._places: dict[bytes, list[tuple[PackEntry, slice]]] | None = None
         self._mirrors: Mirrors | None = None
+        self.anchor: dict[str, Json] | None = None
+        """The entry of the audit log that this run has begun with: its backups say so in their metadata."""
 
     def stand_in(self, mirrors: Mirrors) -> None:
         """Copies of this vault that give what it cannot give any more."""
@@ -340,6 +342,7 @@ class Vault:
             level=level,
             jobs=jobs,
             pack_size=pack_size,
+            anchor=self.anchor,
         )
 
     def prove_store(self) -> None:

@@ -23,6 +23,7 @@ from keepwell.core.units import show_duration
 from keepwell.operations.backup import BackupResult
 from keepwell.operations.check import CheckResult
 from keepwell.operations.copy import CopyResult
+from keepwell.operations.record import recorded
 from keepwell.operations.verify import VerifyResult
 from keepwell.policy.load import LoadedPolicy
 from keepwell.watch.book import Book, BookError, place
@@ -113,9 +114,11 @@ def watched(
     *,
     will_retry: bool = False,
     watcher: Watcher | None = None,
+    recording: bool = True,
 ) -> Iterator[Run]:
     """Around one run of `backup`, `verify`, `prune`, `check`, `copy` or `drill`. Lets every exception through.
 
+    The run is recorded (operations/record.py) unless `recording` is False: for what only looks.
     `will_retry`: a failure is only noted, since the engine tries again; nobody is told, and no sign of failure goes out.
     That the watch itself does not work never fails a run: it is a warning of its progress.
     """
@@ -124,7 +127,13 @@ def watched(
     began = context.clock.monotonic()
     error: BaseException | None = None
     try:
-        yield run
+        if not recording:
+            yield run
+        else:
+            with recorded(loaded, context, verb, environment, run=run.ident) as record:
+                yield run
+                end = run.ending
+                record.ended(end.outcome, end.message, hint=end.hint, kind=end.kind, details=end.lines)
     except BaseException as problem:
         error = problem
         raise
