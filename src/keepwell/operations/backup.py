@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from keepwell.policy.values import nearest
 from keepwell.sources.registry import kind_of
 from keepwell.vault.cache import cache_folder
 from keepwell.vault.catalog import Backup
-from keepwell.vault.session import Session
+from keepwell.vault.session import Permit, Session
 from keepwell.vault.vault import Vault
 
 # What is the vault's fault and not the source's: then nothing can be committed.
@@ -49,6 +50,10 @@ class BackupRequest:
     """None: the highest that is due."""
     sources: tuple[str, ...] = ()
     """Only these; then the backup is incomplete, since it is not the whole environment. Empty: all."""
+    run: str | None = None
+    """The occurrence of a schedule that this backup is (`backup/production/20261122T020000Z`): of one there is one backup."""
+    permit: Permit = field(default=contextlib.nullcontext, repr=False, compare=False)
+    """Entered right before the commit: where it raises, nothing is committed."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class BackupResult:
     portable: tuple[str, ...] = ()
     """Names of the portable copies beside the backup."""
     warnings: tuple[str, ...] = ()
+    repeated: bool = False
+    """Whether an earlier attempt at the same run had committed it already: then that one is told of."""
 
     @property
     def clean(self) -> bool:
@@ -114,8 +121,9 @@ def backup(loaded: LoadedPolicy, request: BackupRequest, context: Context) -> Ba
     """Databases first, then files, into one backup.
 
     A source that fails does not lose the others. Where all fail, nothing is committed and the error of the first is
-    raised. Raises UsageError, Busy (a backup of this environment runs here), the StoreError and VaultKeyError families,
-    Damaged, Interrupted; after any of them nothing was committed.
+    raised. Of a `run` that has its backup already none is taken: that is looked for at the beginning and again right
+    before the commit. Raises UsageError, Busy (a backup of this environment runs here), the StoreError and VaultKeyError
+    families, Damaged, Interrupted, and what the permit raises; after any of them nothing was committed.
     """
     environment = loaded.environment(request.environment)
     wanted = _wanted(environment.sources, request)
@@ -126,6 +134,8 @@ def backup(loaded: LoadedPolicy, request: BackupRequest, context: Context) -> Ba
     vault = open_vault(loaded)
     with turn(cache_folder(vault.config.vault), request.environment):
         earlier = vault.scan(request.environment, with_proofs=False).backups
+        if there := _of_run(earlier, request.run):
+            return _told_again(there)
         now = _free_second(earlier, context)
         whole = [(b.time, b.tier) for b in earlier if b.status == "complete"]
         tier = choose_tier(environment, now, whole, asked)
@@ -142,11 +152,16 @@ def backup(loaded: LoadedPolicy, request: BackupRequest, context: Context) -> Ba
             captured = {name: outcome.facts for name, outcome in outcomes.items() if outcome.status == "complete"}
             copies.attach(session, captured)
             _stop_if_cancelled(context)
-            made = session.commit(
-                database=_database(captured),
-                host=platform.node(),
-                seconds=context.clock.monotonic() - started,
-            )
+            try:
+                made = session.commit(
+                    database=_database(captured),
+                    host=platform.node(),
+                    seconds=context.clock.monotonic() - started,
+                    run=request.run,
+                    permit=lambda: _once(vault, request),
+                )
+            except _AlreadyThereError as found:
+                return _told_again(found.backup)
     sizes = made.document["bytes"]
     return BackupResult(
         str(made.id),
@@ -161,6 +176,52 @@ def backup(loaded: LoadedPolicy, request: BackupRequest, context: Context) -> Ba
         context.clock.monotonic() - started,
         tuple(copies.made),
         tuple(copies.problems),
+    )
+
+
+class _AlreadyThereError(Exception):
+    def __init__(self, backup: Backup) -> None:
+        super().__init__()
+        self.backup = backup
+
+
+@contextlib.contextmanager
+def _once(vault: Vault, request: BackupRequest) -> Iterator[None]:
+    with request.permit():
+        if request.run is not None:
+            there = _of_run(vault.scan(request.environment, with_proofs=False).backups, request.run)
+            if there:
+                raise _AlreadyThereError(there)
+        yield
+
+
+def _of_run(backups: Sequence[Backup], run: str | None) -> Backup | None:
+    return next((b for b in backups if run is not None and b.document.get("run") == run), None)
+
+
+def _told_again(backup: Backup) -> BackupResult:
+    document = backup.document
+    sizes = document["bytes"]
+    return BackupResult(
+        str(backup.id),
+        backup.id.environment,
+        backup.tier,
+        iso(backup.time),
+        backup.status,
+        {
+            name: SourceOutcome(
+                str(source["status"]),
+                {"bytes": source["bytes"]},
+                "it failed when the backup was taken" if source["status"] == "failed" else "",
+            )
+            for name, source in document["sources"].items()
+        },
+        int(sizes["read"]),
+        int(sizes["new"]),
+        int(sizes["stored"]),
+        float(document["seconds"]),
+        tuple(document.get("portable", ())),
+        repeated=True,
     )
 
 

@@ -30,11 +30,13 @@ class Listed:
     stored: int | None
     """Added to the store. None where that is not known."""
     proven: bool
+    run: str = ""
+    """The occurrence of a schedule that it is; empty where somebody asked for it."""
     damage: str = ""
     """What is wrong with a backup that is damaged, or with the proof of another."""
 
     def json(self) -> dict[str, Json]:
-        return {key: value for key, value in vars(self).items() if key != "damage" or value}
+        return {key: value for key, value in vars(self).items() if key not in {"run", "damage"} or value}
 
 
 def listed(backup: Backup) -> Listed:
@@ -47,6 +49,7 @@ def listed(backup: Backup) -> Listed:
         int(backup.document["bytes"]["read"]),
         backup.size,
         backup.proven,
+        str(backup.document.get("run", "")),
         f"{backup.doubt} was altered or cut short: whether it is proven is not known" if backup.doubt else "",
     )
 

@@ -1,0 +1,85 @@
+"""Where the engine keeps what is to be done: SQLite beside the policy, or PostgreSQL for a fleet."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keepwell.core.errors import PolicyError
+from keepwell.policy.load import LoadedPolicy
+from keepwell.watch.book import FOLDER
+
+NAME = "engine.db"
+
+
+@dataclass(frozen=True)
+class Database:
+    """The engine database, as SQLAlchemy and DBOS want it."""
+
+    url: str = field(repr=False)
+    shown: str
+    """What may be told of it."""
+    shared: bool
+    """Whether several machines use it (PostgreSQL)."""
+    schema: str | None = None
+    file: Path | None = None
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.schema}." if self.schema else ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the ledger's own connections."""
+        if not self.shared:
+            return {"connect_args": {"timeout": 30}}
+        # A machine that froze in the middle of a commit keeps its run locked for this long, and no longer.
+        settings = "-c idle_in_transaction_session_timeout=600000 -c tcp_keepalives_idle=30 -c tcp_keepalives_count=3"
+        return {
+            "pool_size": 3,
+            "max_overflow": 5,
+            "pool_pre_ping": True,
+            "connect_args": {"connect_timeout": 10, "application_name": "keepwell", "options": settings},
+        }
+
+    @property
+    def hint(self) -> str:
+        if self.shared:
+            return "Look whether the server runs and lets this machine in; `engine` of the policy names it."
+        return "Look at the rights and the free space of the folder."
+
+
+def database_of(loaded: LoadedPolicy) -> Database:
+    """As the policy has it, else `.keepwell/engine.db` beside it, in a folder that only its owner reads.
+
+    Raises PolicyError.
+    """
+    named = getattr(loaded.policy, "engine", None)
+    if named is None:
+        return sqlite_at(loaded.base / FOLDER / NAME)
+    url = named.resolve(loaded.base, what="the URL of the engine database", error=PolicyError)
+    return postgres_at(url, loaded.policy.vault.store)
+
+
+def sqlite_at(file: Path) -> Database:
+    folder = file.parent
+    if not folder.exists():
+        folder.mkdir(mode=0o700, parents=True)
+        if folder.name == FOLDER:
+            (folder / ".gitignore").write_text("*\n")
+    return Database(f"sqlite:///{file}", str(file), shared=False, file=file)
+
+
+def postgres_at(url: str, store: str) -> Database:
+    """One server may serve several policies: each vault has a schema of its own, or runs of the same name would be one."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in {"postgresql", "postgres"} or not rest:
+        raise PolicyError(
+            "engine: is not the URL of a PostgreSQL database",
+            hint="Write it as postgresql://user:password@host/database, or take the key out for SQLite beside the policy.",
+        )
+    shown = rest.rpartition("@")[2].partition("?")[0]
+    schema = "keepwell_" + hashlib.sha256(store.encode()).hexdigest()[:10]
+    return Database(f"postgresql+psycopg://{rest}", shown, shared=True, schema=schema)
