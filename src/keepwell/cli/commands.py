@@ -31,6 +31,8 @@ COMMANDS: dict[str, Entry] = {
     "export": Entry("export", _BACK, "Write a copy that needs no keepwell: database.sql.gz and metadata.json."),
     "watch": Entry("watch", _LOOK, "Look whether all is well, and tell people where it is not."),
     "alerts": Entry("", _LOOK, "What is not well: list, acknowledge, silence; try the channels."),
+    "audit": Entry("", _LOOK, "Who did what, and whether that record is whole."),
+    "logs": Entry("logs", _LOOK, "What runs said, also those that failed."),
     "check": Entry("check", _LOOK, "Read the vault: is all of it there and unharmed?"),
     "copy": Entry("copy", _LOOK, "Bring the copies of the vault in other stores up to date."),
     "store": Entry("", _LOOK, "Set what the strategy demands of a bucket."),
@@ -68,8 +70,15 @@ STORE_COMMANDS: dict[str, Entry] = {
     ),
 }
 
+AUDIT_COMMANDS: dict[str, Entry] = {
+    "list": Entry("audit_list", "Commands", "Who did what, from where, and what came of it."),
+    "verify": Entry("audit_verify", "Commands", "Is an entry changed, dropped, reordered, or cut off at the end?"),
+    "export": Entry("audit_export", "Commands", "The entries as JSON lines."),
+}
+
 GROUPS: dict[str, dict[str, Entry]] = {
     "alerts": ALERTS_COMMANDS,
+    "audit": AUDIT_COMMANDS,
     "key": KEY_COMMANDS,
     "store": STORE_COMMANDS,
     "wal": WAL_COMMANDS,

@@ -7,9 +7,9 @@ import datetime as dt
 from keepwell.core.units import show_duration
 
 
-def many(count: int, noun: str) -> str:
-    """`1 backup`, `1,204 backups`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def many(count: int, noun: str, plural: str = "") -> str:
+    """`1 backup`, `1,204 backups`; `plural` where an s does not make it."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {plural or noun + 's'}"
 
 
 def span(length: dt.timedelta | float) -> str:

@@ -65,7 +65,7 @@ class _Verifier:
         if leftovers := len(there) - len(numbers):
             verdict.notes.append(f"{leftovers} entries before {start.first} are left; the next prune deletes them")
         last = numbers[-1] if numbers else start.first - 1
-        self._missing(start.first, last, set(numbers))
+        self._missing(start.first, numbers)
         hashes = self._read(numbers, start)
         verdict.entries = len(hashes)
         if numbers and last in hashes:
@@ -85,8 +85,8 @@ class _Verifier:
                 self.find(name, f"cannot be believed: {error.message}")
         return Checkpoint(1, "")
 
-    def _missing(self, first: int, last: int, numbers: set[int]) -> None:
-        for begin, end in _ranges(number for number in range(first, last + 1) if number not in numbers):
+    def _missing(self, first: int, numbers: list[int]) -> None:
+        for begin, end in gaps(first, numbers):
             self.find(audit.name_of(begin), f"{_words(begin, end)} missing")
 
     def _read(self, numbers: list[int], start: Checkpoint) -> dict[int, str]:
@@ -139,17 +139,13 @@ class _Verifier:
                 )
 
 
-def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    begin = end = 0
+def gaps(first: int, numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The first and last number of each stretch that is missing before and between these, which ascend."""
+    expected = first
     for number in numbers:
-        if begin and number == end + 1:
-            end = number
-            continue
-        if begin:
-            yield begin, end
-        begin = end = number
-    if begin:
-        yield begin, end
+        if number > expected:
+            yield expected, number - 1
+        expected = number + 1
 
 
 def _words(begin: int, end: int) -> str:

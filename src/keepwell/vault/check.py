@@ -15,7 +15,9 @@ from keepwell.core.progress import Progress
 from keepwell.core.streams import Finding
 from keepwell.keys import slots
 from keepwell.stores.base import ObjectInfo
-from keepwell.vault import checklog, config, inventory, layout
+from keepwell.vault import audit, auditverify, checklog, config, inventory, layout
+from keepwell.vault.audit import Head
+from keepwell.vault.auditverify import Anchor
 from keepwell.vault.catalog import Backup, checksum_of, decode_metadata, decode_proof
 from keepwell.vault.checklog import Share
 from keepwell.vault.cutter import identify
@@ -72,6 +74,7 @@ class _Check:
         self.deep = False
         self.users: dict[str, list[str]] = defaultdict(list)
         self.entries: dict[str, PackEntry] = {}
+        self.anchors: list[Anchor] = []
 
     def run(self, now: dt.datetime, *, data: bool, share: int | None) -> CheckReport:
         report = self.report
@@ -82,6 +85,7 @@ class _Check:
         self._indexes(condemned)
         references = self._backups()
         self._references(references)
+        self._record()
         self._strangers()
         if data or share:
             self._read(now, share)
@@ -209,6 +213,8 @@ class _Check:
                 return None
             else:
                 self.report.backups += 1
+                if isinstance(seen := backup.document.get("audit"), dict):
+                    self.anchors.append(Anchor(Head(int(seen["entry"]), str(seen["sha256"])), str(backup.id)))
         for file in sorted(files):
             if file.startswith("proof-"):
                 self._document(folder + file, partial(decode_proof, keyring))
@@ -301,6 +307,28 @@ class _Check:
                 )
             else:
                 self.report.notes.append(f"{pack_name(sha256)} was left by an interrupted backup; prune clears it")
+
+    def _record(self) -> None:
+        """The audit log: entries that are missing, and with the bytes those that were altered, too."""
+        numbers = sorted(n for name in self.objects if (n := audit.number_of(name)))
+        begins = [
+            int(name[-10:]) for name in self.objects if name.startswith(audit.CHECKPOINTS) and name[-10:].isdecimal()
+        ]
+        first = max(begins, default=1)
+        seen = max((anchor.head.number for anchor in self.anchors), default=0)
+        there = [n for n in numbers if n >= first]
+        if seen > max(there, default=first - 1):
+            there.append(seen + 1)
+        for begin, end in auditverify.gaps(first, there):
+            for number in range(begin, min(end + 1, begin + audit.SEGMENT)):
+                self.find(
+                    audit.name_of(number), f"is missing: entry {number} of the audit log (`keepwell audit verify`)"
+                )
+        if self.deep:
+            told = {finding.what for finding in self.report.findings}
+            for finding in auditverify.verify(self.vault, self.anchors).findings:
+                if finding.what not in told:
+                    self.report.findings.append(finding)
 
     def _strangers(self) -> None:
         for name in self.objects:
