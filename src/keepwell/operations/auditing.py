@@ -279,9 +279,11 @@ def runs(
     """The logs of the newest runs, oldest first. Raises StoreError, the VaultKeyError family."""
     vault = open_for_reading(loaded, context.progress)
     logs = [log for log in runlogs.listed(vault) if environment in {None, log.environment}]
-    return [
-        said for said in _side_by_side(lambda log: _said(vault, log, context), logs[-last if last else 0 :]) if said
-    ]
+    found = _side_by_side(lambda log: _said(vault, log, context), logs[-last if last else 0 :])
+    # Names have seconds, lines have more.
+    return sorted(
+        (said for said in found if said), key=lambda said: str(said.lines[0].get("time") if said.lines else "")
+    )
 
 
 def run_log(loaded: LoadedPolicy, context: Context, wanted: str) -> RunSaid:
