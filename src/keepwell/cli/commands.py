@@ -29,6 +29,8 @@ COMMANDS: dict[str, Entry] = {
     "show": Entry("show", _BACK, "What is in one backup."),
     "restore": Entry("restore", _BACK, "Bring data back, into a new place; never overwrites."),
     "export": Entry("export", _BACK, "Write a copy that needs no keepwell: database.sql.gz and metadata.json."),
+    "serve": Entry("serve", _LOOK, "Do it all by itself, as the policy says, until stopped."),
+    "worker": Entry("worker", _LOOK, "Do runs of a site, one of several machines that share the work."),
     "watch": Entry("watch", _LOOK, "Look whether all is well, and tell people where it is not."),
     "alerts": Entry("", _LOOK, "What is not well: list, acknowledge, silence; try the channels."),
     "audit": Entry("", _LOOK, "Who did what, and whether that record is whole."),

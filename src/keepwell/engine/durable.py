@@ -12,11 +12,11 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from keepwell.core.errors import KeepwellError
 from keepwell.engine.database import Database
-from keepwell.engine.ledger import EngineError
+from keepwell.engine.ledger import unusable
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -98,7 +98,7 @@ class Runs:
 
 
 class Engine:
-    """This process as one that does runs. `work` gets the identity and the job, and returns how it ended; it raises only
+    """A process as one that does runs. `work` gets the identity and the job, and returns how it ended; it raises only
     Stopped. As a context: queues are listened to inside. One at a time in a process, since DBOS is global.
     """
 
@@ -125,7 +125,7 @@ class Engine:
         with self._changed:
             return frozenset(self._active)
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         from dbos import DBOS
 
         queues = [queue_name(site) for site in self._sites]
@@ -143,7 +143,11 @@ class Engine:
                 }
             )
             _quiet()
-            DBOS.workflow(name="run", max_recovery_attempts=MOST_TIMES)(self._run)
+
+            def run(job: str) -> str:  # DBOS marks what it is given, which a bound method does not take
+                return self._run(job)
+
+            DBOS.workflow(name="run", max_recovery_attempts=MOST_TIMES)(run)
             DBOS.listen_queues(queues)
             try:
                 DBOS.launch()
@@ -197,10 +201,7 @@ def _told(database: Database) -> Iterator[None]:
     except KeepwellError:
         raise
     except Exception as error:
-        cause = getattr(error, "orig", None) or error
-        raise EngineError(
-            f"the engine database {database.shown} cannot be used: {type(cause).__name__}", hint=database.hint
-        ) from None
+        raise unusable(database, error) from None
 
 
 def _quiet() -> None:

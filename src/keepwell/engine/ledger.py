@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - the names of tables are this module's own, and values are always parameters
 """What the engine notes beside DBOS's own tables: which workers are alive, and up to when each plan has been looked at.
 
 Everything that decides over a run's owner happens in the engine database, by its clock and in one statement, so that two
@@ -28,6 +29,16 @@ class RunLost(KeepwellError):
     """The run has been taken over by another worker: this one must not commit it."""
 
 
+def unusable(database: Database, error: Exception) -> EngineError:
+    """Never the whole text of the error: it may know the statement, its values, and the address with its password."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None)
+    what = f"{type(cause).__name__} {code}" if code else type(cause).__name__
+    if not database.shared:
+        what = str(cause)
+    return EngineError(f"the engine database {database.shown} cannot be used: {what}", hint=database.hint)
+
+
 @dataclass(frozen=True)
 class Worker:
     """One process of the fleet. `age`: seconds since its last sign of life, by the clock of the database."""
@@ -46,7 +57,9 @@ class Ledger:
         self._runs = f"{database.prefix}workflow_status"
         self._marks = f"{database.prefix}keepwell_marks"
         self._workers = f"{database.prefix}keepwell_workers"
-        self._now = "extract(epoch from clock_timestamp())" if database.shared else "unixepoch('subsec')"
+        self._now = (
+            "extract(epoch from clock_timestamp())" if database.shared else "((julianday('now') - 2440587.5) * 86400.0)"
+        )
 
     def close(self) -> None:
         self._engine.dispose()
@@ -99,7 +112,7 @@ class Ledger:
             db.execute(statement, {"name": name, "about": json.dumps(about)})
 
     def leave(self, name: str) -> None:
-        """This worker ends: its runs are free at once."""
+        """The worker ends: its runs are free at once."""
         with self._turn() as db:
             db.execute(sa.text(f"delete from {self._workers} where name = :name"), {"name": name})
             self._free(db, "executor_id = :name", {"name": name})
@@ -113,29 +126,36 @@ class Ledger:
 
     # Runs
 
-    def take_over(self, patience: float) -> list[str]:
+    def take_over(self, patience: float, *, alone: str | None = None) -> list[str]:
         """Frees the runs of workers that have given no sign of life for so many seconds. Their identities.
 
-        A run that is being committed at this moment is left alone: its row is locked (`permit`).
+        `alone`: this worker is the only one, so that every other is dead. A run that is being committed at this moment is
+        left as it is: its row is locked (`permit`).
         """
-        alive = f"select name from {self._workers} where {self._now} - seen < :patience"
+        dead = f"executor_id not in (select name from {self._workers} where {self._now} - seen < :patience)"
         with self._turn() as db:
-            freed = self._free(db, f"executor_id not in ({alive})", {"patience": patience})
+            freed = self._free(db, "executor_id <> :alone" if alone else dead, {"patience": patience, "alone": alone})
             db.execute(sa.text(f"delete from {self._workers} where {self._now} - seen > 86400"))
         return freed
 
-    def free(self, worker: str, *, but: frozenset[str]) -> list[str]:
-        """Frees the worker's runs except these, which it is at: those that it gave up while nobody could be told."""
+    def free(self, worker: str, *, but: frozenset[str], older: float) -> list[str]:
+        """Frees the worker's runs except these, which it is at: those that it gave up while the database did not answer.
+
+        Begun at least `older` seconds ago: a younger one may have been handed out and not yet be known here.
+        """
+        begun = f"executor_id = :worker and started_at_epoch_ms < ({self._now} - :older) * 1000"
         with self._turn() as db:
             rows = db.execute(
-                sa.text(f"select workflow_uuid from {self._runs} where status = 'PENDING' and executor_id = :worker"),
-                {"worker": worker},
+                sa.text(f"select workflow_uuid from {self._runs} where status = 'PENDING' and {begun}"),
+                {"worker": worker, "older": older},
             ).fetchall()
             return [
                 ident
                 for (ident,) in rows
                 if ident not in but
-                and self._free(db, "executor_id = :worker and workflow_uuid = :run", {"worker": worker, "run": ident})
+                and self._free(
+                    db, f"workflow_uuid = :run and {begun}", {"worker": worker, "older": older, "run": ident}
+                )
             ]
 
     def of_any_version(self) -> int:
@@ -216,9 +236,4 @@ class Ledger:
             with self._engine.begin() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            # Not the error itself: it knows the statement and the address.
-            cause = getattr(error, "orig", None)
-            raise EngineError(
-                f"the engine database {self._database.shown} cannot be used: {type(cause or error).__name__}",
-                hint=self._database.hint,
-            ) from None
+            raise unusable(self._database, error) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +35,14 @@ def address_of(text: str) -> tuple[str, int]:
 class Endpoint:
     """Answers from its own thread what `show` was last given. As a context it listens. Raises ListenError."""
 
-    def __init__(self, address: tuple[str, int], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        clock: Clock | None = None,
+        ready: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`ready`: what else keeps this process from doing its work, if anything does (asked for `/readyz`)."""
+        self._ready = ready
         self._clock = clock or SystemClock()
         self._look: Look | None = None
         self._shown = self._clock.monotonic()
@@ -80,8 +88,9 @@ class Endpoint:
             fresh = self._clock.monotonic() - self._shown < _STALE
             return (200, plain, b"ok\n") if fresh else (503, plain, b"the last look is too long ago\n")
         if path == "/readyz":
-            ready = look is not None and look.seen.vault_known
-            return (200, plain, b"ok\n") if ready else (503, plain, b"the vault cannot be read\n")
+            known = look is not None and look.seen.vault_known
+            trouble = self._ready() if known else "the vault cannot be read"
+            return (200, plain, b"ok\n") if trouble is None else (503, plain, f"{trouble}\n".encode())
         return 404, plain, b"there is /metrics, /healthz and /readyz\n"
 
 

@@ -1,0 +1,100 @@
+"""What `serve` and `worker` have in common: signals, log lines, and the way they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from keepwell.cli.session import STOPPED, Session
+from keepwell.core.errors import UsageError
+from keepwell.policy.values import nearest
+
+if TYPE_CHECKING:
+    from keepwell.engine.service import Duty, Service, Signals
+    from keepwell.policy.load import LoadedPolicy
+
+Site: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--site", metavar="NAME", help="Only the runs of environments of this site. Repeatable."),
+]
+
+
+def service(session: Session, *, site: list[str] | None, watch: bool, listen: str | None) -> Service:
+    """Raises UsageError, PolicyError."""
+    import platformdirs
+
+    from keepwell.core import logs
+    from keepwell.core.streams import Context
+    from keepwell.engine.service import Service
+
+    # The policy and a relative path in it are the same after a reload, wherever the process was started.
+    loaded = session.load()
+    duty = _duty(loaded, site, watch=watch, listen=listen)
+    logs.configure()
+    context = Context(
+        jobs=max(2, min(4, os.cpu_count() or 2)),
+        cancelled=STOPPED.is_set,
+        cache=platformdirs.user_cache_path("keepwell"),
+    )
+    found = Service(session.load, duty, context, _signals())
+    if not watch and loaded.policy.__dict__.get("engine") is None:
+        raise UsageError(
+            "a worker shares the work with others, and the policy has no database for that",
+            hint="Add `engine` to the policy (docs/how-to/fleet.md), or run `keepwell serve` on this machine alone.",
+        )
+    return found
+
+
+def end(service: Service) -> None:
+    """Runs it. Where something did not end in time, the process ends all the same: what is left open is done again."""
+    if service.run():
+        return
+    import psutil  # type: ignore[import-untyped]  # it has no types
+
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _duty(loaded: LoadedPolicy, site: list[str] | None, *, watch: bool, listen: str | None) -> Duty:
+    from keepwell.engine.service import Duty, sites_of
+    from keepwell.watch.endpoint import address_of
+
+    known = sites_of(loaded)
+    names = [name for name in known if name]
+    for name in site or ():
+        if name not in names:
+            listed = f"The policy has: {', '.join(names)}." if names else "No environment of the policy names one."
+            raise UsageError(f"there is no site {name!r}", hint=f"{nearest(name, names)} {listed}".strip())
+    shared = loaded.policy.__dict__.get("engine") is not None
+    # Alone, one process does it all; in a fleet, what belongs to a site is left to the workers there.
+    sites: tuple[str | None, ...] = tuple(site) if site else (None,) if shared else known
+    if watch and site and None not in sites:
+        sites = (None, *sites)
+    return Duty(sites, watch, address_of(listen) if listen else None)
+
+
+def _signals() -> Signals:
+    from keepwell.engine.service import Signals
+
+    signals = Signals()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        signals.stop.set()
+        signals.wake.set()
+
+    def again(_number: int, _frame: FrameType | None) -> None:
+        signals.reload.set()
+        signals.wake.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, again)
+    return signals

@@ -1,0 +1,113 @@
+"""One job, done: the operation that it names, called as the command line calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+from keepwell.core.clock import UTC
+from keepwell.core.streams import Context
+from keepwell.engine.jobs import Job
+from keepwell.policy.load import LoadedPolicy
+from keepwell.vault.session import Permit
+from keepwell.watch.look import Watcher
+from keepwell.watch.runs import (
+    Ending,
+    Run,
+    ending_of_backup,
+    ending_of_check,
+    ending_of_copy,
+    ending_of_verify,
+    watched,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended that did not raise. `result` is `done`, `warnings` or `failed` (the proof, not the program)."""
+
+    result: str
+    message: str = ""
+    hint: str = ""
+    kind: str = ""
+    backup: str = ""
+    """The backup that was taken or proven."""
+    repeated: bool = False
+    """Whether an earlier attempt had done it already."""
+
+    def json(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if value}
+
+
+def run(
+    job: Job,
+    loaded: LoadedPolicy,
+    context: Context,
+    *,
+    permit: Permit = contextlib.nullcontext,
+    will_retry: bool = False,
+    watcher: Watcher | None = None,
+) -> Outcome:
+    """Does the job. Raises what the operation raises; `will_retry` as in `watched`."""
+    target = job.environment if job.kind in {"backup", "verify", "drill"} else None
+    with watched(loaded, context, job.kind, target, will_retry=will_retry, watcher=watcher) as watch:
+        return _DO[job.kind](job, loaded, context, watch, permit)
+
+
+def after(job: Job, loaded: LoadedPolicy, now: dt.datetime) -> list[Job]:
+    """What follows a job that is done: after a backup the copies that want to be told.
+
+    Due at the next full minute: backups of many environments at one time make one copy, which begins after the last.
+    """
+    if job.kind != "backup":
+        return []
+    minute = now.astimezone(UTC).replace(second=0, microsecond=0) + dt.timedelta(minutes=1)
+    return [Job("copy", copy.name, minute) for copy in loaded.policy.copies if copy.after_backup]
+
+
+def _backup(job: Job, loaded: LoadedPolicy, context: Context, watch: Run, permit: Permit) -> Outcome:
+    from keepwell.operations.backup import BackupRequest, backup
+
+    result = backup(loaded, BackupRequest(_named(job), run=job.ident, permit=permit), context)
+    return _ended(watch, ending_of_backup(result), result.backup, repeated=result.repeated)
+
+
+def _verify(job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit: Permit) -> Outcome:
+    from keepwell.operations.verify import VerifyRequest, verify
+
+    result = verify(loaded, VerifyRequest(f"{_named(job)}@latest"), context)
+    return _ended(watch, ending_of_verify(result), result.backup)
+
+
+def _prune(_job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit: Permit) -> Outcome:
+    from keepwell.operations.prune import PruneRequest, prune
+
+    prune(loaded, PruneRequest(), context)
+    return _ended(watch, Ending("done"))
+
+
+def _check(_job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit: Permit) -> Outcome:
+    from keepwell.operations.check import CheckRequest, check
+
+    return _ended(watch, ending_of_check(check(loaded, CheckRequest(), context)))
+
+
+def _copy(job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit: Permit) -> Outcome:
+    from keepwell.operations.copy import CopyRequest, copy
+
+    return _ended(watch, ending_of_copy(copy(loaded, CopyRequest((_named(job),)), context)))
+
+
+_DO = {"backup": _backup, "verify": _verify, "prune": _prune, "check": _check, "copy": _copy}
+
+
+def _named(job: Job) -> str:
+    assert job.environment is not None  # these kinds have a target
+    return job.environment
+
+
+def _ended(watch: Run, ending: Ending, backup: str = "", *, repeated: bool = False) -> Outcome:
+    watch.ended(ending)
+    return Outcome(ending.outcome, ending.message, ending.hint, ending.kind, backup, repeated)

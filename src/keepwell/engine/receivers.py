@@ -1,0 +1,67 @@
+"""The receivers of the write-ahead log, as threads beside the runs: one for each physical source, begun again when it ends.
+
+Of several machines one receives: the server lets one at a time use the slot, and the others wait for it to become free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+from keepwell.core import logs
+from keepwell.core.errors import KeepwellError
+from keepwell.core.streams import Context
+from keepwell.operations.wal_receive import ReceiveRequest, receive
+from keepwell.operations.wal_sources import physical_sources
+from keepwell.policy.load import LoadedPolicy
+
+_FIRST, _MOST = 5.0, 300.0
+_LASTED = 600.0
+"""One that ran so long begins again at once."""
+_LOG = logs.get("wal")
+
+
+class Receivers:
+    """Started for a policy, and for the next after `stop`."""
+
+    def __init__(self, loaded: LoadedPolicy, context: Context, sites: tuple[str | None, ...]) -> None:
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(
+                target=self._keep,
+                args=(loaded, context, environment, source),
+                name=f"wal-{environment}-{source}",
+                daemon=True,
+            )
+            for environment, source in physical_sources(loaded)
+            if getattr(loaded.policy.environments[environment], "site", None) in sites
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Whether all ended in that time."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(seconds)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _keep(self, loaded: LoadedPolicy, context: Context, environment: str, source: str) -> None:
+        wait = _FIRST
+        with logs.bound(environment=environment, source=source):
+            own = dataclasses.replace(context, progress=logs.Logged(_LOG), cancelled=self._stop.is_set)
+            while not self._stop.is_set():
+                began = context.clock.monotonic()
+                try:
+                    _LOG.info("receives the log")
+                    receive(loaded, ReceiveRequest(source, environment), own)
+                except KeepwellError as error:
+                    if self._stop.is_set():
+                        return
+                    _LOG.warning("the log is not received", exc_info=error)
+                except Exception as error:
+                    _LOG.error("the log is not received", exc_info=error)
+                wait = _FIRST if context.clock.monotonic() - began > _LASTED else min(wait * 2, _MOST)
+                self._stop.wait(wait)
