@@ -24,6 +24,14 @@ def folder_of(loaded: LoadedPolicy) -> Path:
     return state.parent if state is not None else loaded.base / FOLDER
 
 
+def make_folder(folder: Path) -> None:
+    """Private, and not committed where it lies in a working copy. Raises OSError."""
+    if not folder.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.name == FOLDER:
+            (folder / ".gitignore").write_text("*\n")
+
+
 class Heads:
     """By vault. Safe to use from several processes."""
 
@@ -39,7 +47,7 @@ class Heads:
 
     def remember(self, vault: str, head: Head) -> None:
         """Never goes back. Raises OSError."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -17,10 +17,11 @@ from typing import Any
 
 from keepwell.core.clock import from_iso, iso
 from keepwell.core.errors import KeepwellError
+from keepwell.operations.heads import FOLDER, make_folder
 from keepwell.policy.load import LoadedPolicy
 from keepwell.watch.state import Alert, Silence
 
-FOLDER, NAME = ".keepwell", "watch.db"
+NAME = "watch.db"
 _KEPT = dt.timedelta(days=90)
 _RUNS_KEPT = 60
 """Of each verb and environment."""
@@ -93,11 +94,7 @@ class Book:
             connection.close()
 
     def _make_folder(self) -> None:
-        folder = self.path.parent
-        if not folder.exists():
-            folder.mkdir(mode=0o700, parents=True)
-            if folder.name == FOLDER:  # it lies in a working copy, where nobody wants to commit it
-                (folder / ".gitignore").write_text("*\n")
+        make_folder(self.path.parent)
 
     def _error(self, error: Exception) -> BookError:
         said = getattr(error, "strerror", None) or str(error)
