@@ -120,6 +120,7 @@ class Service:
         about = {"sites": list(self.duty.sites), "host": platform.node(), "pid": os.getpid(), "program": __version__}
         heart = Heart(ledger, self._name, about, engine, man.lost, pace.beat, pace.patience, clock)
         planner = Planner(lambda: self._loaded, ledger, enqueue, clock)
+        stack.callback(_leave, ledger, self._name)  # after the engine has stopped: it would take them up again
         heart.first(shared=database.shared, launch=lambda: stack.enter_context(engine))
         heart.start()
         endpoint = self._endpoint(stack, heart)
@@ -149,8 +150,6 @@ class Service:
         heart.stop()
         if look:
             done = look.stop(10.0 if done else 0.0) and done
-        with contextlib.suppress(EngineError):  # what is not freed here is freed by whoever comes next
-            ledger.leave(self._name)
         _LOG.info("ended" if done else "ended without waiting: what was running is done again at the next start")
         return done
 
@@ -241,6 +240,11 @@ def sites_of(loaded: LoadedPolicy) -> tuple[str | None, ...]:
     """Every site of the policy, and none."""
     found = {getattr(environment, "site", None) for environment in loaded.policy.environments.values()} - {None}
     return (None, *sorted(str(site) for site in found))
+
+
+def _leave(ledger: Ledger, name: str) -> None:
+    with contextlib.suppress(EngineError):  # what is not freed here is freed by whoever comes next
+        ledger.leave(name)
 
 
 @contextlib.contextmanager
