@@ -41,6 +41,7 @@ def with_faults():
         if name.startswith("packs/"):
             fault("pack")
             while FAULT.exists() and FAULT.read_text() == "hold":
+                FAULT.with_suffix(".held").touch()
                 time.sleep(0.01)  # a store that does not answer
         if name.endswith("metadata.json"):
             fault("before-commit")
@@ -77,7 +78,7 @@ def main():
     one = service.Service(
         lambda: load(FOLDER / "keepwell.toml"),
         service.Duty(sites=(OPTIONS.get("site"),), watch="watch" in OPTIONS, at_once=int(OPTIONS.get("at_once", 2))),
-        Context(cache=FOLDER / "cache"),
+        Context(cache=Path(os.environ["XDG_CACHE_HOME"]) / "context"),
         signals,
         service.Pace(
             plan=0.1, poll=0.1, beat=0.2, patience=float(OPTIONS.get("patience", 60)), end=float(OPTIONS.get("end", 20))

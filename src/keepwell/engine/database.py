@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from keepwell.core.errors import PolicyError
+from keepwell.operations.heads import folder_of, make_folder
 from keepwell.policy.load import LoadedPolicy
-from keepwell.watch.book import FOLDER
 
 NAME = "engine.db"
 
@@ -58,17 +58,13 @@ def database_of(loaded: LoadedPolicy) -> Database:
     """
     named = getattr(loaded.policy, "engine", None)
     if named is None:
-        return sqlite_at(loaded.base / FOLDER / NAME)
+        make_folder(folder_of(loaded))
+        return sqlite_at(folder_of(loaded) / NAME)
     url = named.resolve(loaded.base, what="the URL of the engine database", error=PolicyError)
     return postgres_at(url, loaded.policy.vault.store)
 
 
 def sqlite_at(file: Path) -> Database:
-    folder = file.parent
-    if not folder.exists():
-        folder.mkdir(mode=0o700, parents=True)
-        if folder.name == FOLDER:
-            (folder / ".gitignore").write_text("*\n")
     return Database(f"sqlite:///{file}", str(file), shared=False, file=file)
 
 

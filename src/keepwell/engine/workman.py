@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import enum
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from keepwell.core import logs
 from keepwell.core.caller import called
 from keepwell.core.clock import from_iso, iso
 from keepwell.core.errors import (
+    Busy,
     KeepwellError,
     PolicyError,
     ProofFailed,
@@ -32,6 +34,13 @@ _LASTING = (UsageError, PolicyError, ProofFailed, VaultKeyError, UnsupportedForm
 """Trying again changes nothing: somebody must mend it."""
 
 _LOG = logs.get("engine")
+
+
+class _Again(enum.Enum):
+    """Why an attempt was not the last."""
+
+    FAILED = enum.auto()
+    BUSY = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -70,16 +79,17 @@ class Workman:
             attempt = 1
             while True:
                 outcome = self._attempt(job, attempt)
-                if outcome is not None:
+                if not isinstance(outcome, _Again):
                     return outcome
-                wait = self.patience.wait(attempt)
-                _LOG.info("tries again", seconds=wait, attempt=attempt + 1)
+                busy = outcome is _Again.BUSY
+                # Another one is at it, on this machine or as a prune: that is no failure, and it passes.
+                wait = self.patience.first if busy else self.patience.wait(attempt)
+                attempt += not busy
+                _LOG.info("tries again", seconds=wait, attempt=attempt)
                 if self._wait(wait):
                     raise Stopped
-                attempt += 1
 
-    def _attempt(self, job: Job, attempt: int) -> Document | None:
-        """None: it failed, and may be tried again."""
+    def _attempt(self, job: Job, attempt: int) -> Document | _Again:
         if self._gone():
             raise Stopped
         loaded, again = self.policy(), attempt <= self.patience.retries
@@ -99,16 +109,19 @@ class Workman:
         (_LOG.info if outcome.result == "done" else _LOG.warning)(outcome.result, seconds=seconds, **ended)
         return outcome.json() | {"attempts": attempt}
 
-    def _failed(self, error: Exception, *, again: bool) -> Document | None:
+    def _failed(self, error: Exception, *, again: bool) -> Document | _Again:
         if isinstance(error, RunLost):
             _LOG.warning("taken over", exc_info=error)
             raise Stopped from None
         if self._gone():
             _LOG.info("interrupted: it will be done again")
             raise Stopped from None
+        if isinstance(error, Busy):
+            _LOG.warning("another one is at it", exc_info=error)
+            return _Again.BUSY
         if again and not isinstance(error, _LASTING):
             _LOG.warning("failed", exc_info=error)
-            return None
+            return _Again.FAILED
         if isinstance(error, UsageError):
             _LOG.warning("nothing to do", exc_info=error)
         else:
