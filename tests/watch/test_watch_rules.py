@@ -214,6 +214,13 @@ def test_a_store_without_known_capacity_is_never_full():
     assert found(seen(store=StoreSeen("s3://b", None, 10**15, None))) == {}
 
 
+def test_missing_entries_of_the_audit_log_are_a_failure():
+    told = found(seen(store=StoreSeen("s3://b", None, 1, None, audit="entries 5 to 6 are missing")))[
+        "audit-broken:vault"
+    ]
+    assert (told.severity, "5 to 6" in told.text) == ("failure", True)
+
+
 def test_a_clock_five_minutes_off_is_told_of_and_holds_what_it_makes_appear_late():
     told = found(seen(now=NOW + 3 * DAY, store=StoreSeen("s3://b", None, None, None, 80, 3 * 86400.0)))
     assert "ahead of" in told["clock-off:clock"].text

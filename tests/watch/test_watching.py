@@ -223,6 +223,15 @@ def test_what_is_not_open_cannot_be_acknowledged(place):
         answers.end_silence(place.loaded, place.context(), "nonsense")
 
 
+def test_an_audit_log_whose_end_was_cut_off_is_told_of_by_who_only_watches(place):
+    place.run()
+    place.look(after={"hours": 2})
+    last = max((place.folder / "vault" / "logs" / "audit").glob("*/*"))
+    last.unlink()
+    place.look(after={"hours": 2})
+    assert f"entry {int(last.name)} is missing at its end" in place.open()["audit-broken:vault"].text
+
+
 def test_drills_reviews_and_keys_are_overdue_after_their_time_and_recorded_ones_are_not(place):
     place.run()
     place.look(after={"days": 400})

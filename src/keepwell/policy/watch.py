@@ -29,6 +29,7 @@ Rule: TypeAlias = Literal[
     "size-unusual",
     "duration-unusual",
     "store-full",
+    "audit-broken",
     "copy-behind",
     "wal-behind",
     "wal-gap",

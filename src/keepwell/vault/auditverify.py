@@ -87,7 +87,7 @@ class _Verifier:
 
     def _missing(self, first: int, numbers: list[int]) -> None:
         for begin, end in gaps(first, numbers):
-            self.find(audit.name_of(begin), f"{_words(begin, end)} missing")
+            self.find(audit.name_of(begin), f"{words(begin, end)} missing")
 
     def _read(self, numbers: list[int], start: Checkpoint) -> dict[int, str]:
         """SHA-256 of every entry that is there, by number."""
@@ -124,7 +124,7 @@ class _Verifier:
             end = beyond[-1]
             self.find(
                 audit.name_of(last + 1),
-                f"{_words(last + 1, end.head.number)} missing at the end: {end.seen_by} has seen entry {end.head.number}, "
+                f"{words(last + 1, end.head.number)} missing at the end: {end.seen_by} has seen entry {end.head.number}, "
                 f"and the log ends with {last}",
             )
         for anchor in self.anchors:
@@ -148,5 +148,5 @@ def gaps(first: int, numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
         expected = number + 1
 
 
-def _words(begin: int, end: int) -> str:
+def words(begin: int, end: int) -> str:
     return f"entry {begin} is" if begin == end else f"entries {begin} to {end} are"

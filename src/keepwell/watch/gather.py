@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keepwell.core.clock import UTC, from_iso, iso
-from keepwell.core.errors import StoreError
+from keepwell.core.errors import ObjectMissing, StoreError
 from keepwell.core.streams import Context
+from keepwell.operations.heads import Heads
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.models import Environment
 from keepwell.stores.probe import store_now
+from keepwell.vault import audit
+from keepwell.vault.audit import Head
+from keepwell.vault.auditverify import gaps, words
 from keepwell.vault.catalog import Backup, DamagedBackup, Proof
 from keepwell.vault.vault import Vault
 from keepwell.watch.book import Pages
@@ -35,6 +39,8 @@ class Slow:
     clock_apart: float
     slots: tuple[tuple[str, str, dt.datetime], ...]
     """Readers: id, label, when they were made."""
+    audit: str = ""
+    """What is missing of the audit log, in words."""
 
     def json(self) -> dict[str, Any]:
         return {
@@ -42,21 +48,44 @@ class Slow:
             "used": self.used,
             "clock_apart": self.clock_apart,
             "slots": [[ident, label, iso(made)] for ident, label, made in self.slots],
+            "audit": self.audit,
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Slow:
         slots = tuple((ident, label, from_iso(made)) for ident, label, made in document["slots"])
-        return cls(from_iso(document["at"]), document["used"], document["clock_apart"], slots)
+        audit = document.get("audit", "")
+        return cls(from_iso(document["at"]), document["used"], document["clock_apart"], slots, audit)
 
 
-def slow_of(vault: Vault, context: Context) -> Slow:
+def slow_of(vault: Vault, context: Context, heads: Heads) -> Slow:
     """Lists the whole store, asks for its time, reads the key slots. Raises StoreError, Damaged."""
-    used = sum(info.size for info in vault.store.list(""))
+    known = heads.known(vault.id)  # before the listing: what others append meanwhile is not missing
+    used, numbers, first = 0, [], 1
+    for info in vault.store.list(""):
+        used += info.size
+        if (number := audit.number_of(info.name)) is not None:
+            numbers.append(number)
+        elif info.name.startswith(audit.CHECKPOINTS) and info.name[-10:].isdecimal():
+            first = max(first, int(info.name[-10:]))
     there = store_now(vault.store)
     here = context.clock.now()
     slots = tuple((s.id, s.label or s.kind, from_iso(s.created)) for s in vault.key_slots() if s.role == "reader")
-    return Slow(here, used, (here - there).total_seconds(), slots)
+    return Slow(here, used, (here - there).total_seconds(), slots, _audit(vault, heads, known, numbers, first, context))
+
+
+def _audit(vault: Vault, heads: Heads, known: Head, numbers: list[int], first: int, context: Context) -> str:
+    """What is missing, by the names alone; and how far the log goes is remembered."""
+    last = max(numbers, default=0)
+    missing = [f"{words(*gap)} missing" for gap in gaps(first, sorted(n for n in numbers if n >= first))]
+    if known.number > last:
+        missing.append(f"{words(last + 1, known.number)} missing at its end")
+    elif last > known.number:
+        try:
+            heads.remember(vault.id, Head(last, audit.sha256_of(vault.store.get(audit.name_of(last)))))
+        except (OSError, ObjectMissing) as error:
+            context.progress.warn(f"this machine does not remember where the audit log ends: {error}")
+    return "; ".join(missing)
 
 
 def environments_of(loaded: LoadedPolicy, vault: Vault, pages: Pages) -> tuple[EnvironmentSeen, ...]:
@@ -197,7 +226,7 @@ def store_of(loaded: LoadedPolicy, vault: Vault, slow: Slow) -> StoreSeen:
         except OSError as error:
             raise StoreError(f"the store's folder {folder} cannot be looked at: {error.strerror}") from None
         used, capacity = usage.total - usage.free, usage.total
-    return StoreSeen(vault.store.url, None, used, capacity, general.full, slow.clock_apart)
+    return StoreSeen(vault.store.url, None, used, capacity, general.full, slow.clock_apart, slow.audit)
 
 
 def keys_of(slow: Slow, pages: Pages) -> tuple[KeySeen, ...]:

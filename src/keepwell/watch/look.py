@@ -12,6 +12,7 @@ from typing import Any
 from keepwell.core.clock import from_iso, iso
 from keepwell.core.errors import KeepwellError, ObjectMissing, StoreError
 from keepwell.core.streams import Context
+from keepwell.operations.heads import Heads, folder_of
 from keepwell.operations.opening import open_store_of, open_vault
 from keepwell.policy.load import LoadedPolicy
 from keepwell.stores import Store
@@ -217,7 +218,11 @@ class Watcher:
 
     def _slow(self, vault: Vault, context: Context, now: dt.datetime, *, write: bool) -> gather.Slow:
         kept = self._seldom(
-            f"slow:{vault.id}", gather.SLOW_EVERY, now, lambda _: gather.slow_of(vault, context).json(), write=write
+            f"slow:{vault.id}",
+            gather.SLOW_EVERY,
+            now,
+            lambda _: gather.slow_of(vault, context, Heads(folder_of(self.loaded))).json(),
+            write=write,
         )
         return gather.Slow.from_json(kept["value"])
 

@@ -41,6 +41,7 @@ RULES: Mapping[str, Rule] = {
         (backups.size_unusual, True),
         (backups.duration_unusual, True),
         (around.store_full, True),
+        (around.audit_broken, True),
         (around.copy_behind, True),
         (around.wal_behind, True),
         (around.wal_gap, True),

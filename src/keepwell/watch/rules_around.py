@@ -83,6 +83,19 @@ def store_full(seen: Seen) -> Iterator[Symptom]:
         )
 
 
+def audit_broken(seen: Seen) -> Iterator[Symptom]:
+    """Entries of the audit log are missing that were there."""
+    if seen.store.audit:
+        yield Symptom(
+            "audit-broken",
+            "vault",
+            "failure",
+            f"the audit log of {seen.store.url} is not whole: {seen.store.audit}",
+            "Somebody deleted them, or the store was put back to an earlier state. See who can delete there; `keepwell audit verify` "
+            "tells more, and `keepwell check --repair` brings back what a copy has.",
+        )
+
+
 def copy_behind(seen: Seen) -> Iterator[Symptom]:
     """A copy of the vault lacks backups that it should have had by now."""
     for copy in seen.copies:

@@ -118,6 +118,8 @@ class StoreSeen:
     """Per cent."""
     clock_apart: float | None = None
     """Seconds by which this machine's clock differs from the store's."""
+    audit: str = ""
+    """Entries that are missing in the audit log, in words."""
 
 
 @dataclass(frozen=True)
