@@ -10,15 +10,16 @@ import signal
 import tempfile
 from pathlib import Path
 
+import psycopg
 import pytest
 from service_tools import Serving, until
 
 from keepwell.core.errors import ProgramMissing
 from keepwell.engine import database
 from keepwell.engine.calendar import plans
-from keepwell.engine.durable import Runs
+from keepwell.engine.durable import Engine, Runs
 from keepwell.engine.jobs import Job
-from keepwell.engine.ledger import Ledger
+from keepwell.engine.ledger import Ledger, RunLost
 from keepwell.engine.planner import name_of
 from keepwell.engine.workman import document
 from keepwell.operations.init import init
@@ -136,3 +137,51 @@ def test_a_frozen_worker_that_wakes_does_not_commit_what_another_has_done(tmp_pa
     until(lambda: fleet.runs.state(later.ident)[0] == "SUCCESS", "a run by the one that woke")
     frozen.stop()
     assert sorted(fleet.taken()) == [job.ident, later.ident]
+
+
+def test_a_run_in_its_commit_is_not_taken_over_and_a_run_that_was_taken_over_is_not_committed(tmp_path, server, stack):
+    place = workplace.make(tmp_path / "work")
+    fleet = Fleet(place, server.tcp_url(), stack)
+    fleet.ledger.prepare()
+    other = Ledger(fleet.database)
+    stack.callback(other.close)
+    jobs = [Job("backup", "production", dt.datetime(2026, 11, 22, hour, tzinfo=dt.UTC)) for hour in (2, 3)]
+    with Engine(fleet.database, "dead", ("nowhere",), lambda ident, job: job):
+        for job in jobs:  # at a site where nobody works, so that the test moves them
+            fleet.runs.enqueue(job.ident, document(job), site="elsewhere", group=job.ident)
+    with psycopg.connect(server.tcp_url().reveal(), autocommit=True) as db:
+        db.execute(
+            f"update {fleet.database.prefix}workflow_status set status = 'PENDING', executor_id = 'dead', application_version = 'jobs-0'"
+        )
+    committing, idle = (job.ident for job in jobs)
+    fleet.ledger.beat("living", {})
+    with fleet.ledger.permit(committing, "dead"):
+        assert other.take_over(60) == [idle]
+        assert other.take_over(60) == []
+    assert other.take_over(60) == [committing]
+    with pytest.raises(RunLost), fleet.ledger.permit(committing, "dead"):
+        pytest.fail("it was allowed to commit")
+    assert other.of_any_version() == 0  # whoever takes a run over may be of any version
+    assert set(fleet.runs.states().values()) == {"ENQUEUED"}
+
+
+def test_a_live_workers_runs_are_its_own(tmp_path, server, stack):
+    place = workplace.make(tmp_path / "work")
+    fleet = Fleet(place, server.tcp_url(), stack)
+    fleet.ledger.prepare()
+    job = Job("backup", "production", dt.datetime(2026, 11, 22, 2, tzinfo=dt.UTC))
+    with Engine(fleet.database, "me", ("nowhere",), lambda ident, job: job):
+        fleet.runs.enqueue(job.ident, document(job), site="elsewhere", group=job.ident)
+    with psycopg.connect(server.tcp_url().reveal(), autocommit=True) as db:
+        db.execute(
+            f"update {fleet.database.prefix}workflow_status set status = 'PENDING', executor_id = 'me', "
+            "started_at_epoch_ms = (extract(epoch from now()) - 10) * 1000"
+        )
+    fleet.ledger.beat("me", {"sites": ["nowhere"]})
+    assert fleet.ledger.take_over(60) == []
+    assert fleet.ledger.free("me", but=frozenset({job.ident}), older=5) == []
+    assert fleet.ledger.free("me", but=frozenset(), older=60) == []  # it may just have been handed out
+    assert fleet.ledger.free("me", but=frozenset(), older=5) == [job.ident]
+    [worker] = fleet.ledger.workers()
+    assert worker.about == {"sites": ["nowhere"]}
+    assert fleet.ledger.take_over(60) == []

@@ -58,8 +58,15 @@ def database_of(loaded: LoadedPolicy) -> Database:
     """
     named = getattr(loaded.policy, "engine", None)
     if named is None:
-        make_folder(folder_of(loaded))
-        return sqlite_at(folder_of(loaded) / NAME)
+        folder = folder_of(loaded)
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise PolicyError(
+                f"the engine's folder {folder} cannot be made: {error.strerror}",
+                hint="Give who runs keepwell the right to write there, or name another place: state in [watch].",
+            ) from None
+        return sqlite_at(folder / NAME)
     url = named.resolve(loaded.base, what="the URL of the engine database", error=PolicyError)
     return postgres_at(url, loaded.policy.vault.store)
 
