@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from keepwell.cli.words import many, span
 from keepwell.core.errors import UsageError
 from keepwell.core.units import show_size
 from keepwell.core.wal import parse_lsn, show_lsn
+
+if TYPE_CHECKING:
+    from keepwell.core.streams import Context
 
 
 def run(
@@ -45,9 +49,13 @@ def run(
     session: Session = ctx.obj
     request = ReceiveRequest(source, environment, once, _position(until), accept_gap, every)
     loaded = session.load()
-    with session.context() as context, recorded(loaded, context, "wal receive", environment, log=False) as record:
-        result = receive(loaded, request, context)
-        record.ended("done", details={"source": result.source, "position": show_lsn(result.received.position)})
+    with session.context() as context:
+        if not (once or until or sys.stderr.isatty()):
+            _log_lines(context)
+        # What arrives late is lost with the server: an audit log that takes no entry must not stop it.
+        with recorded(loaded, context, "wal receive", environment, strict=False, log=False) as record:
+            result = receive(loaded, request, context)
+            record.ended("done", details={"source": result.source, "position": show_lsn(result.received.position)})
     session.output.document(result.json())
     received = result.received
     session.output.done(
@@ -56,6 +64,14 @@ def run(
     )
     if received.gaps:
         session.output.warn(f"{many(len(received.gaps), 'gap')} in the log: `keepwell wal status` shows them.")
+
+
+def _log_lines(context: Context) -> None:
+    """For a service: what goes on as lines of JSON, each with its time."""
+    from keepwell.core import logs
+
+    logs.configure()
+    context.progress = logs.Logged(logs.get("wal"))
 
 
 def _position(text: str | None) -> int | None:

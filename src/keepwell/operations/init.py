@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepwell.core.errors import KeyMissing
+from keepwell.core.errors import KeepwellError, KeyMissing
 from keepwell.core.newfile import new_file
 from keepwell.core.streams import Context, Json
 from keepwell.keys.slots import Passphrase
@@ -63,7 +63,10 @@ def init(loaded: LoadedPolicy, context: Context, *, policy_written: bool = False
     created = not Vault.exists(store)
     vault = _create(loaded, store, context) if created else open_vault(loaded)
     if created:
-        first_entry(loaded, context, vault, "init")
+        try:
+            first_entry(loaded, context, vault, "init")
+        except KeepwellError as error:  # the vault is there, and the next action says it again
+            context.progress.warn(f"that the vault was made is not in its audit log: {error.message}")
     key = loaded.policy.vault.key
     return InitResult(
         loaded.path,
