@@ -10,6 +10,7 @@ from keepwell.core.clock import UTC, SystemClock
 from keepwell.core.errors import PolicyError, StoreDenied, UnsafeStore
 from keepwell.operations.prune import PruneRequest, prune, undo
 from keepwell.policy.load import load
+from keepwell.vault import audit, audittrim, auditverify
 from support.servers import moto_server
 from support.workplace import Workplace
 
@@ -140,3 +141,20 @@ def test_a_lock_is_for_s3_only(place):
     policy.write_text(policy.read_text().replace("[vault]", '[vault]\nlock = "31d"'))
     with pytest.raises(PolicyError, match="s3://"):
         load(policy)
+
+
+def test_entries_of_the_audit_log_are_locked_and_stay_until_their_lock_is_over(place, client, bucket):
+    place.init()
+    vault, head = place.vault(), audit.NOTHING
+    for number in range(101):
+        head = audit.append(vault.store, vault.keyring, {"event": "begun", "number": number}, head, fresh=number > 0)[
+            0
+        ].head
+    assert {days for name, days in locks(client, bucket).items() if name.startswith("logs/")} == {31}
+    with pytest.raises(StoreDenied):
+        vault.store.delete(audit.name_of(7))
+    now = dt.datetime.now(UTC)
+    assert audittrim.trim(vault, dt.timedelta(0), now, place.progress) == 0
+    assert audittrim.trim(vault, dt.timedelta(0), now + dt.timedelta(days=30), place.progress) == 0
+    verdict = auditverify.verify(vault, [])
+    assert (verdict.findings, verdict.first, verdict.entries) == ([], 1, 103)

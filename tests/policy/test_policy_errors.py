@@ -100,6 +100,12 @@ def test_a_secret_in_the_policy_is_refused_with_the_reason_and_never_repeated(re
         error = error.__cause__ or error.__context__
 
 
+def test_the_record_is_kept_long_enough_to_be_looked_at(refused):
+    error = str(refused(HEAD + SOURCE + '[audit]\nkeep = "6d"\n'))
+    assert "keepwell.toml:10: audit.keep: is too short" in error
+    assert "at least 7 days" in error
+
+
 def test_a_refused_literal_says_why(refused):
     assert "would be committed to Git" in str(refused(HEAD + POSTGRES + 'url = "postgresql://db/leads"\n'))
 
