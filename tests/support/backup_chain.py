@@ -29,7 +29,7 @@ class Chain:
     def take(self, **context):
         streams = MemoryStreams()
         streams.pieces = self.pieces
-        spec = physical.Spec(self.url, **self.options)
+        spec = physical.Spec(self.url, **{"read_from": "server", **self.options})
         return physical.capture(spec, streams, Context(cache=self.cache, **context)), streams
 
 

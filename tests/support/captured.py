@@ -70,7 +70,8 @@ def differences(left, right, *, ignore=()):
 
 
 def capture(server, *, cache=None, after=None, context=None, **spec):
-    """Facts and streams. `after`: the streams of an earlier backup of the same vault."""
+    """Facts and streams, from the server unless told otherwise. `after`: the streams of an earlier backup of the same vault."""
+    spec = {"read_from": "server", **spec}
     streams = MemoryStreams()
     if after is not None:
         streams.pieces = after.pieces

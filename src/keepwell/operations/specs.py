@@ -24,7 +24,7 @@ def spec_of(loaded: LoadedPolicy, name: str, source: Source) -> Any:
         if source.method == "physical":
             from keepwell.sources import physical
 
-            return physical.Spec(url, source.on_damaged_page, source.checkpoint)
+            return physical.Spec(url, source.on_damaged_page, source.checkpoint, source.read_from)
         from keepwell.sources import postgres
 
         return postgres.Spec(url)

@@ -101,6 +101,10 @@ class PostgresSource(_Database):
         default="fail",
         description="Physical: whether a page with a wrong checksum on the server fails the backup, or is kept and named.",
     )
+    read_from: Literal["auto", "server", "files"] = Field(
+        default="auto",
+        description="Physical: whether the server sends its files, or they are read themselves, on its host.",
+    )
     checkpoint: Literal["fast", "spread"] = Field(
         default="fast", description="Physical: whether the checkpoint that a backup begins with is made at once."
     )
@@ -119,7 +123,7 @@ class PostgresSource(_Database):
     @model_validator(mode="after")
     def _of_one_method(self) -> PostgresSource:
         if self.method == "logical":
-            for name in ("pitr", "on_damaged_page", "checkpoint", "slot", "database", "canary"):
+            for name in ("pitr", "on_damaged_page", "read_from", "checkpoint", "slot", "database", "canary"):
                 if name in self.model_fields_set:
                     raise wrong(
                         'is for method = "physical", and this source is logical',

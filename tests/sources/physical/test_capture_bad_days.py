@@ -216,7 +216,7 @@ def test_an_interrupt_ends_the_backup_and_leaves_no_memory(server, tmp_path):
 
 def test_a_sink_that_keeps_nothing_gets_a_full_read_each_time(server, tmp_path):
     for _ in range(2):
-        facts = physical.capture(physical.Spec(server.url()), Discard(), Context(cache=tmp_path))
+        facts = physical.capture(physical.Spec(server.url(), read_from="server"), Discard(), Context(cache=tmp_path))
         assert facts["method"].startswith("full")
         assert STREAM in facts["streams"]
 

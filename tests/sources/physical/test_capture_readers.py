@@ -177,7 +177,7 @@ def test_changed_blocks_are_laid_over_the_pages_of_the_last_backup(numbers, shor
     first = taken(sink, [("base/5/77", "file", before)], keep=tokens)
     second = MemoryStreams()
     second.pieces = sink.pieces
-    previous = Previous(1, b"", {}, {"base/5/77": (0, old)}, memoryview(tokens["base/5/77"]))
+    previous = Previous(1, b"", {}, "", {}, {"base/5/77": (0, old)}, memoryview(tokens["base/5/77"]))
     raw = incremental(numbers, shortest)
     files = taken(second, [("base/5/INCREMENTAL.77", "file", raw)], previous=previous, cuts=cuts)
     length = max(shortest, numbers[-1] + 1 if numbers else 0)

@@ -254,7 +254,7 @@ def own(own_folder):
 def test_a_backup_when_nothing_changed_reads_next_to_nothing(own, own_folder):
     _, first = capture(own, cache=own_folder / "cache")
     sink = Counting(first.pieces)
-    facts = physical.capture(physical.Spec(own.url()), sink, remembering(own_folder))
+    facts = physical.capture(physical.Spec(own.url(), read_from="server"), sink, remembering(own_folder))
     assert facts["method"] == "incremental"
     # Free space maps are not in the log, so the server sends them whole.
     assert sink.written < 0.3 * len(first.data[PAGES])
@@ -360,7 +360,7 @@ def test_an_interrupted_backup_does_not_spoil_the_memory_of_the_last(own, own_fo
     context = remembering(own_folder)
     context.cancelled = lambda: next(asked) > 30
     with pytest.raises(Exception, match="interrupted"):
-        physical.capture(physical.Spec(own.url()), sink, context)
+        physical.capture(physical.Spec(own.url(), read_from="server"), sink, context)
     own.settle()
     facts, again = capture(own, cache=own_folder / "cache", after=first)
     assert facts["method"] == "incremental"
@@ -376,7 +376,7 @@ def test_pages_that_go_away_during_the_backup_fail_it(own, own_folder):
             return True
 
     with pytest.raises(SourceError, match="went away"):
-        physical.capture(physical.Spec(own.url()), Losing(), remembering(own_folder))
+        physical.capture(physical.Spec(own.url(), read_from="server"), Losing(), remembering(own_folder))
 
 
 # Files of 1 GiB
@@ -446,13 +446,13 @@ def test_a_table_that_grows_over_its_first_gigabyte(own, own_folder):
         file.truncate((SEGMENT - 3) * 8192)
     own.start()
     first = Digests()
-    physical.capture(physical.Spec(own.url()), first, remembering(own_folder))
+    physical.capture(physical.Spec(own.url(), read_from="server"), first, remembering(own_folder))
     own.ask("INSERT INTO notes SELECT n, repeat('y', 500) FROM generate_series(1, 900) n")
     assert (own.data / f"{path}.1").stat().st_size > 0
-    physical.capture(physical.Spec(own.url()), Digests(), Context())
+    physical.capture(physical.Spec(own.url(), read_from="server"), Digests(), Context())
     own.ask("CHECKPOINT")
     second = Digests(first.known)
-    facts = physical.capture(physical.Spec(own.url()), second, remembering(own_folder))
+    facts = physical.capture(physical.Spec(own.url(), read_from="server"), second, remembering(own_folder))
     assert facts["method"] == "incremental"
     for name in (path, f"{path}.1"):
         (entry,) = [e for e in decode(second.read("entries")) if e.path == name]

@@ -96,17 +96,27 @@ def receive(
         # The server says so when everything has been sent; whether that is a failure is the policy's to say.
         found.corrupted = True
         if spec.on_damaged_page == "fail":
-            named = ", ".join([f"{path} block {block}" for path, block in found.damaged[:10]] or found.warnings[:3])
-            raise SourceError(
-                f"{link.address.place}: pages in the cluster are damaged, their checksums are wrong: {named}",
-                hint="The disk or the memory of the server is failing: look after it now. Restore the damaged tables from an "
-                'older backup. To take the cluster as it is, set on_damaged_page = "keep" on the source.',
-            ) from error
+            raise damaged_pages(link.address.place, found.damaged, found.warnings) from error
     if taker is None or not found.stop:
         raise SourceError(f"{link.address.place}: the base backup ended before its end", hint="Try again.")
     taker.files.close()
     found.manifest = taker.manifest
     return found, taker.files
+
+
+def damaged_pages(place: str, damaged: list[tuple[str, int]], warnings: list[str]) -> SourceError:
+    """The error for pages by path and block; where the server named none, what it warned of."""
+    files = {path: [b for p, b in damaged if p == path] for path, _ in damaged}
+    shown = [
+        f"{path} block {', '.join(map(str, blocks[:5]))}" + (f" and {len(blocks) - 5} more" if len(blocks) > 5 else "")
+        for path, blocks in files.items()
+    ]
+    named = "; ".join(shown[:10] or warnings[:3])
+    return SourceError(
+        f"{place}: pages in the cluster are damaged, their checksums are wrong: {named}",
+        hint="The disk or the memory of the server is failing: look after it now. Restore the damaged tables from an "
+        'older backup. To take the cluster as it is, set on_damaged_page = "keep" on the source.',
+    )
 
 
 class _Taker:

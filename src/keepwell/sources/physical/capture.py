@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from keepwell.core.clock import UTC
 from keepwell.core.errors import SourceError
 from keepwell.core.streams import Context, Facts, Sink
 from keepwell.core.wal import show_lsn
-from keepwell.sources.physical import basebackup
+from keepwell.sources.physical import basebackup, pgmanifest
 from keepwell.sources.physical.basebackup import BaseBackup
 from keepwell.sources.physical.checksums import Verifier
+from keepwell.sources.physical.direct import Direct, Place, find
 from keepwell.sources.physical.entries import CONTENT, PAGES, STREAM, encode
 from keepwell.sources.physical.files import Files
 from keepwell.sources.physical.lanes import PAGE, ContentLane, PagesLane
 from keepwell.sources.physical.pgmanifest import without
-from keepwell.sources.physical.previous import Previous, Recorder, cache_path
+from keepwell.sources.physical.previous import Previous, Recorder, Stamp, cache_path
 from keepwell.sources.physical.replication import Identity, Replication, ServerError
 from keepwell.sources.physical.spec import Spec
 from keepwell.sources.postgres.connection import Address, Connection, connected, parse, require_direct, server_errors
@@ -53,17 +55,8 @@ def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
         identity = link.identify()
     path = cache_path(context.cache, identity.system, address.place)
     run = _Run(spec, sink, context, address, about)
-    previous, reason = _previous(about, identity, spec, sink, Previous.load(path, identity.system))
-    if previous is not None:
-        try:
-            found, files, recorder = run.take(path, previous)
-            method = "incremental"
-        except _Refused as refusal:
-            previous, reason = None, str(refusal)
-    if previous is None:
-        context.progress.note(f"{address.place}: reading everything ({reason})")
-        found, files, recorder = run.take(path, None)
-        method = f"full: {reason}"
+    last = Previous.load(path, identity.system)
+    found, files, recorder, method = run.backup(path, last, identity)
     try:
         listing = sink.stream(STREAM)
         for line in encode(files.entries):
@@ -74,8 +67,8 @@ def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
         recorder.drop()
         raise
     manifest = _for_next(found.manifest, files)
-    if manifest:
-        recorder.keep(identity.system, found.timeline, manifest, found.damaged)
+    if manifest or (run.stamps and files.is_told):
+        recorder.keep(identity.system, found.timeline, manifest, found.damaged, run.started, run.stamps)
     else:
         recorder.drop()
     return facts
@@ -89,8 +82,41 @@ class _Run:
     def __init__(self, spec: Spec, sink: Sink, context: Context, address: Address, about: dict[str, Any]) -> None:
         self.spec, self.sink, self.context, self.address, self.about = spec, sink, context, address, about
         self.task = f"{address.place}: base backup"
+        self.started = ""
+        """When the server was started, where its files were read themselves."""
+        self.stamps: dict[str, Stamp] = {}
 
-    def take(self, path: Any, previous: Previous | None) -> tuple[BaseBackup, Files, Recorder]:
+    def backup(
+        self, path: Path | None, last: Previous | None, identity: Identity
+    ) -> tuple[BaseBackup, Files, Recorder, str]:
+        """What the server says has changed; else the files that have, where they can be read here; else everything. And how.
+
+        Raises SourceError, Interrupted.
+        """
+        reason, only_files = 'read_from = "files"', self.spec.read_from == "files"
+        if not only_files:
+            previous, reason = _previous(self.about, identity, self.spec, self.sink, last)
+            if previous is not None:
+                try:
+                    return *self.take(path, previous), "incremental"
+                except _Refused as refusal:
+                    reason = str(refusal)
+        if self.spec.read_from != "server":
+            place, why = find(self.address, identity)
+            if place is not None:
+                usable = (
+                    last if last is not None and last.started == place.started and last.is_held(self.sink) else None
+                )
+                return self.take_files(path, place, usable, identity)
+            if only_files:
+                raise SourceError(
+                    f"the files of {self.address.place} cannot be read here: {why}",
+                    hint='Run keepwell on the host of the server, as its user or as root, or write read_from = "auto".',
+                )
+        self.context.progress.note(f"{self.address.place}: reading everything ({reason})")
+        return *self.take(path, None), f"full: {reason}"
+
+    def take(self, path: Path | None, previous: Previous | None) -> tuple[BaseBackup, Files, Recorder]:
         """Raises _Refused where the server cannot give only what changed, and nothing was written then."""
         recorder, began, verifier = Recorder(path), False, None
 
@@ -133,6 +159,30 @@ class _Run:
             raise
         return found, taken, recorder
 
+    def take_files(
+        self, path: Path | None, place: Place, previous: Previous | None, identity: Identity
+    ) -> tuple[BaseBackup, Files, Recorder, str]:
+        """The files as they lie there, those of `previous` that have not changed from there."""
+        recorder = Recorder(path)
+        direct = Direct(place, self.address, self.spec, self.context, self.about, previous)
+
+        def files(verifier: Verifier | None) -> Files:
+            pages = PagesLane(self.sink.stream(PAGES, "pages"), recorder.add)
+            return Files(pages, ContentLane(self.sink.stream(CONTENT)), verifier=verifier)
+
+        try:
+            with contextlib.closing(Replication.connect(self.spec.url)) as link:
+                _hold_log(link)
+                found, taken = direct.take(files)
+        except BaseException:
+            recorder.drop()
+            raise
+        self.started, self.stamps = place.started, direct.stamps
+        if self.about["server_version"] >= _INCREMENTAL and self.about["summarize_wal"]:
+            there = ((entry.path, entry.size) for entry in taken.entries if entry.kind == "file")
+            found.manifest = pgmanifest.write(identity.system, found.timeline, found.start, found.stop, there)
+        return found, taken, recorder, f"files: {direct.unchanged} of {direct.relations} had not changed"
+
 
 def _all_damaged(found: BaseBackup, verifier: Verifier | None, files: Files) -> list[tuple[str, int]]:
     """The server names the first few of a file only, but it alone reads a page twice before it says that it is damaged."""
@@ -165,6 +215,8 @@ def _previous(
         return None, "summarize_wal is off on the server, so it cannot tell what changed"
     if previous is None:
         return None, "this machine knows of no earlier backup of this cluster"
+    if not previous.manifest:
+        return None, "the last backup was read from the files, without the server"
     if previous.timeline != identity.timeline:
         return None, f"the server is on timeline {identity.timeline}, the last backup was on {previous.timeline}"
     if previous.damaged and spec.on_damaged_page == "fail":

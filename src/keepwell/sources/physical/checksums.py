@@ -55,6 +55,17 @@ def damaged(data: Buffer, blocks: npt.NDArray[np.uint32], start: int) -> npt.NDA
     return np.flatnonzero(counts & wrong)
 
 
+def damaged_page(data: bytes, path: str, block: int, segment: int, start: int) -> bool:
+    """Whether this page is, which is that block of the file. `segment`: pages of a whole file. Less than a page is not."""
+    return len(data) == PAGE and len(damaged(data, _number(path, segment) + np.array([block], np.uint32), start)) > 0
+
+
+def _number(path: str, segment: int) -> np.uint32:
+    """Of the file's first block in its relation."""
+    match = _SEGMENT.search(path)
+    return np.uint32((int(match[1]) if match else 0) * segment & 0xFFFFFFFF)
+
+
 class Verifier:
     """Looks at pages as they come by. `at` before those of a file or of a run in it, then `feed`; `close` at the end."""
 
@@ -84,10 +95,7 @@ class Verifier:
         pages = len(self._waiting) // PAGE
         blocks = np.zeros(pages, np.uint32)
         for (first, path, block), end in zip(self._marks, [*(m[0] for m in self._marks[1:]), pages], strict=True):
-            number = int(match[1]) if (match := _SEGMENT.search(path)) else 0
-            blocks[first:end] = np.arange(block, block + end - first, dtype=np.uint32) + np.uint32(
-                number * self._segment & 0xFFFFFFFF
-            )
+            blocks[first:end] = np.arange(block, block + end - first, dtype=np.uint32) + _number(path, self._segment)
         for page in damaged(memoryview(self._waiting)[: pages * PAGE], blocks, self._start).tolist():
             first, path, block = next(mark for mark in reversed(self._marks) if mark[0] <= page)
             self.found.append((path, block + page - first))

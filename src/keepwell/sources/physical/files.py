@@ -11,7 +11,7 @@ from keepwell.sources.physical.checksums import Verifier
 from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
 from keepwell.sources.physical.incremental import PREFIX, Blocks, HeaderReader
 from keepwell.sources.physical.lanes import PAGE, ContentLane, PagesLane
-from keepwell.sources.physical.previous import Previous
+from keepwell.sources.physical.previous import TOKEN, Previous
 from keepwell.sources.physical.tarstream import Header, TarReader
 
 RELATION = r"(?:base/\d+|global|pg_tblspc/\d+/PG_[^/]+/\d+)/\d+(?:_(?:fsm|vm|init))?(?:\.\d+)?"
@@ -69,6 +69,37 @@ class Files:
         else:
             self.entries.append(Entry(f"pg_tblspc/{oid}", "dir", 0o700))
 
+    # Where the files are read without the server: one after the other, `open`, `write` until it has its size, or one of the others
+
+    @staticmethod
+    def is_relation(path: str) -> bool:
+        return _RELATION.fullmatch(path) is not None
+
+    def folder(self, path: str, mode: int) -> None:
+        self.entries.append(Entry(path, "dir", mode))
+
+    def open(self, path: str, mode: int, size: int) -> None:
+        self._end_file()
+        self._file = self._opened(path, Header(os.fsencode(path), "file", mode, size, b""))
+
+    def write(self, data: memoryview) -> None:
+        assert self._file is not None
+        self._file.write(data)
+
+    def whole(self, path: str, mode: int, data: bytes) -> None:
+        self.open(path, mode, len(data))
+        self.write(memoryview(data))
+
+    def known(self, path: str, mode: int, tokens: memoryview) -> None:
+        """A relation file whose every page is as it was in the last backup: 20 bytes a page."""
+        self._end_file()
+        at, pages = self._pages.position, len(tokens) // TOKEN
+        if pages:
+            self._pages.reuse(tokens)
+        self._pages.end(path, pages)
+        self.entries.append(Entry(path, "file", mode, pages * PAGE, PAGES if pages else "", at))
+        self.bytes += pages * PAGE
+
     def close(self) -> None:
         self._end_archive()
         if self._verifier is not None:
@@ -114,7 +145,7 @@ class Files:
                 )
             known = self._previous.damaged.get(target, [])
             return _Changed(target, header, old, self._pages, self._verifier, known)
-        is_relation = _RELATION.fullmatch(path) is not None
+        is_relation = self.is_relation(path)
         if is_relation and header.size % PAGE == 0:
             return _Whole(path, header, self._pages, self._verifier)
         if is_relation:

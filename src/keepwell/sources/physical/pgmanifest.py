@@ -1,4 +1,5 @@
-"""The server's `backup_manifest`: kept as it was sent, or less some files, which it then sends whole the next time. Pure.
+"""The server's `backup_manifest`: kept as it was sent, or less some files, which it then sends whole the next time, or
+written where the server had no part in the backup. Pure.
 
 Source: PostgreSQL's documentation, "Backup Manifest Format": JSON, one file a line, a SHA-256 over all before the last line.
 """
@@ -7,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
+
+from keepwell.core.wal import show_lsn
 
 _SUM = b'"Manifest-Checksum"'
 _FILES = b'"Files": ['
@@ -29,6 +33,27 @@ def without(manifest: bytes, paths: Iterable[str]) -> bytes:
     head, tail = b"".join(lines[:first]), b"".join(lines[last:end])
     body = head + _FILES + b"\n" + b",\n".join(kept) + b"\n" + tail
     return body + _SUM + b': "' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def write(system: str, timeline: int, start: int, stop: int, files: Iterable[tuple[str, int]]) -> bytes:
+    """Of a backup that was read from the files: a server then knows which files there were (path, size), and since when (the
+    positions in the log) it has to look for changes. Version 2, which 17 and later read.
+    """
+    rows = [json.dumps(_named(path) | {"Size": size}).encode() for path, size in files]
+    place = json.dumps({"Timeline": timeline, "Start-LSN": show_lsn(start), "End-LSN": show_lsn(stop)}).encode()
+    body = (
+        b'{ "PostgreSQL-Backup-Manifest-Version": 2,\n"System-Identifier": ' + system.encode() + b",\n" + _FILES + b"\n"
+    )
+    body += b",\n".join(rows) + b'\n],\n"WAL-Ranges": [\n' + place + b"\n],\n"
+    return body + _SUM + b': "' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def _named(path: str) -> dict[str, str | int]:
+    raw = os.fsencode(path)
+    try:
+        return {"Path": raw.decode()}
+    except UnicodeDecodeError:
+        return {"Encoded-Path": raw.hex()}
 
 
 def _path(row: bytes) -> bytes:

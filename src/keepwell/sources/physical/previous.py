@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ from blake3 import blake3
 
 from keepwell.core.streams import Sink
 
+PAGE = 8192
 TOKEN = 20
 """Bytes of a piece as `StreamWriter.take_ids` gives it."""
 _TAIL = struct.Struct("<4sQQQ32s")
@@ -33,6 +35,16 @@ def cache_path(folder: Path | None, system: str, place: str) -> Path | None:
     return folder / f"physical-{blake3(f'{system} {place}'.encode()).hexdigest()[:32]}.map"
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the file system says of a file: as long as this is the same, nothing was written. Times in nanoseconds."""
+
+    size: int
+    written: int
+    changed: int
+    inode: int
+
+
 @dataclass
 class Previous:
     """The pages of an earlier backup, and the manifest that the server made of it."""
@@ -41,6 +53,9 @@ class Previous:
     manifest: bytes
     damaged: dict[str, list[int]]
     """Blocks by path that were damaged on the server, and kept."""
+    started: str
+    """When the server was started whose files were read themselves; empty where they were not."""
+    _stamps: dict[str, list[int]]
     _files: dict[str, tuple[int, int]]
     _tokens: memoryview
 
@@ -63,7 +78,15 @@ class Previous:
             damaged: dict[str, list[int]] = {}
             for name, block in about["damaged"]:
                 damaged.setdefault(name, []).append(block)
-            return cls(about["timeline"], bytes(body[tokens : tokens + manifest]), damaged, files, body[:tokens])
+            return cls(
+                about["timeline"],
+                bytes(body[tokens : tokens + manifest]),
+                damaged,
+                about.get("started", ""),
+                about.get("stamps", {}),
+                files,
+                body[:tokens],
+            )
         except (OSError, ValueError, KeyError, TypeError, struct.error):
             return None
 
@@ -71,6 +94,13 @@ class Previous:
         """The pieces of a file, 20 bytes a page; None where it had no such file."""
         found = self._files.get(path)
         return None if found is None else self._tokens[found[0] : found[0] + TOKEN * found[1]]
+
+    def unchanged(self, path: str, stamp: Stamp) -> memoryview | None:
+        """The pieces of a file that is as it was, and whole; None where that is not known."""
+        was, found = self._stamps.get(path), self.pages(path)
+        if was is None or found is None or path in self.damaged or Stamp(*was) != stamp:
+            return None
+        return found if len(found) * PAGE == stamp.size * TOKEN else None
 
     def is_held(self, sink: Sink) -> bool:
         """Whether the vault still has every page."""
@@ -98,9 +128,27 @@ class Recorder:
         self._at += len(tokens)
         self._write(tokens)
 
-    def keep(self, system: str, timeline: int, manifest: bytes, damaged: list[tuple[str, int]]) -> None:
+    def keep(
+        self,
+        system: str,
+        timeline: int,
+        manifest: bytes,
+        damaged: list[tuple[str, int]],
+        started: str = "",
+        stamps: Mapping[str, Stamp] | None = None,
+    ) -> None:
         """The backup is whole: from now on this is the previous one."""
-        about = json.dumps({"system": system, "timeline": timeline, "files": self._files, "damaged": damaged}).encode()
+        told = {path: [s.size, s.written, s.changed, s.inode] for path, s in (stamps or {}).items()}
+        about = json.dumps(
+            {
+                "system": system,
+                "timeline": timeline,
+                "files": self._files,
+                "damaged": damaged,
+                "started": started,
+                "stamps": told,
+            }
+        ).encode()
         self._write(manifest)
         self._write(about)
         if self._file is None or self._path is None:

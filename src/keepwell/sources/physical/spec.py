@@ -15,3 +15,6 @@ class Spec:
     """What to do where a page's own checksum is wrong on the server: give up, or take it as it is and say so."""
     checkpoint: Literal["fast", "spread"] = "fast"
     """How the server makes the checkpoint that a backup begins with."""
+    read_from: Literal["auto", "server", "files"] = "auto"
+    """Whether the server sends its files, or they are read themselves, which needs to be on its host. `auto`: the
+    server, where it can tell what changed since the last backup; else the files, where that can be; else the server."""
