@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from keepwell.cli.service_common import Site, end, service
+from keepwell.cli.service_common import Receive, Site, end, service
 from keepwell.cli.session import Session
 
 
@@ -19,6 +19,7 @@ def run(
         ),
     ] = None,
     site: Site = None,
+    receive: Receive = True,
 ) -> None:
     """Do everything that the policy wants done by itself: backups, proofs, prune, checks, copies, drills, and the watch.
 
@@ -26,4 +27,4 @@ def run(
     SIGHUP reads the policy again. With `engine` in the policy several machines share the work: see keepwell worker.
     """
     session: Session = ctx.obj
-    end(service(session, site=site, watch=True, listen=listen))
+    end(service(session, site=site, watch=True, listen=listen, receive=receive))

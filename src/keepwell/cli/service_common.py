@@ -23,8 +23,12 @@ Site: TypeAlias = Annotated[
     typer.Option("--site", metavar="NAME", help="Only the runs of environments of this site. Repeatable."),
 ]
 
+Receive: TypeAlias = Annotated[
+    bool, typer.Option("--receive/--no-receive", help="Receive the log of physical sources that say pitr or slot.")
+]
 
-def service(session: Session, *, site: list[str] | None, watch: bool, listen: str | None) -> Service:
+
+def service(session: Session, *, site: list[str] | None, watch: bool, listen: str | None, receive: bool) -> Service:
     """Raises UsageError, PolicyError."""
     import platformdirs
 
@@ -34,7 +38,7 @@ def service(session: Session, *, site: list[str] | None, watch: bool, listen: st
 
     # The policy and a relative path in it are the same after a reload, wherever the process was started.
     loaded = session.load()
-    duty = _duty(loaded, site, watch=watch, listen=listen)
+    duty = _duty(loaded, site, watch=watch, listen=listen, receive=receive)
     logs.configure()
     context = Context(
         jobs=max(2, min(4, os.cpu_count() or 2)),
@@ -63,7 +67,7 @@ def end(service: Service) -> None:
     os._exit(0)
 
 
-def _duty(loaded: LoadedPolicy, site: list[str] | None, *, watch: bool, listen: str | None) -> Duty:
+def _duty(loaded: LoadedPolicy, site: list[str] | None, *, watch: bool, listen: str | None, receive: bool) -> Duty:
     from keepwell.engine.service import Duty, sites_of
     from keepwell.watch.endpoint import address_of
 
@@ -78,7 +82,7 @@ def _duty(loaded: LoadedPolicy, site: list[str] | None, *, watch: bool, listen: 
     sites: tuple[str | None, ...] = tuple(site) if site else (None,) if shared else known
     if watch and site and None not in sites:
         sites = (None, *sites)
-    return Duty(sites, watch, address_of(listen) if listen else None)
+    return Duty(sites, watch, address_of(listen) if listen else None, receive)
 
 
 def _signals() -> Signals:

@@ -1,4 +1,6 @@
-"""The receivers of the write-ahead log, as threads beside the runs: one for each physical source, begun again when it ends.
+"""The receivers of the write-ahead log, as threads beside the runs: begun again when they end.
+
+One for each physical source whose policy says `pitr` or `slot`: a slot makes the server keep its log, so nobody gets one unasked.
 
 Of several machines one receives: the server lets one at a time use the slot, and the others wait for it to become free.
 """
@@ -9,7 +11,7 @@ import dataclasses
 import threading
 
 from keepwell.core import logs
-from keepwell.core.errors import KeepwellError
+from keepwell.core.errors import Busy, KeepwellError
 from keepwell.core.streams import Context
 from keepwell.operations.wal_receive import ReceiveRequest, receive
 from keepwell.operations.wal_sources import physical_sources
@@ -19,6 +21,16 @@ _FIRST, _MOST = 5.0, 300.0
 _LASTED = 600.0
 """One that ran so long begins again at once."""
 _LOG = logs.get("wal")
+
+
+def received(loaded: LoadedPolicy, sites: tuple[str | None, ...]) -> list[tuple[str, str]]:
+    """(environment, source) of those whose log is to be received by this process."""
+    return [
+        (environment, name)
+        for environment, name in physical_sources(loaded)
+        if getattr(loaded.policy.environments[environment], "site", None) in sites
+        and {"pitr", "slot"} & loaded.policy.environments[environment].sources[name].model_fields_set
+    ]
 
 
 class Receivers:
@@ -33,8 +45,7 @@ class Receivers:
                 name=f"wal-{environment}-{source}",
                 daemon=True,
             )
-            for environment, source in physical_sources(loaded)
-            if getattr(loaded.policy.environments[environment], "site", None) in sites
+            for environment, source in received(loaded, sites)
         ]
 
     def start(self) -> None:
@@ -57,6 +68,8 @@ class Receivers:
                 try:
                     _LOG.info("receives the log")
                     receive(loaded, ReceiveRequest(source, environment), own)
+                except Busy as error:
+                    _LOG.info("another one receives the log", exc_info=error)
                 except KeepwellError as error:
                     if self._stop.is_set():
                         return

@@ -65,6 +65,8 @@ class Duty:
     watch: bool = True
     """Whether it looks every minute whether all is well, and tells people."""
     listen: tuple[str, int] | None = None
+    receive: bool = True
+    """Whether it receives the log of physical sources."""
     at_once: int = 2
     """Runs side by side."""
 
@@ -127,7 +129,7 @@ class Service:
         look = _Look(self, endpoint) if self.duty.watch else None
         if look:
             look.start()
-        receivers = Receivers(self._loaded, self.context, self.duty.sites)
+        receivers = self._receivers()
         receivers.start()
         _LOG.info("serves", policy=str(self._loaded.path), engine=database.shown, worker=self._name)
         self.started()
@@ -159,6 +161,9 @@ class Service:
         endpoint = Endpoint(self.duty.listen, self.context.clock, ready=heart.trouble)
         return stack.enter_context(endpoint)
 
+    def _receivers(self) -> Receivers:
+        return Receivers(self._loaded, self.context, self.duty.sites if self.duty.receive else ())
+
     def _reload(self, receivers: Receivers) -> Receivers:
         """Takes up the changed policy for what begins from now on; one that is wrong changes nothing."""
         try:
@@ -171,7 +176,7 @@ class Service:
             _LOG.warning("another engine database is used only after a restart")
         self._loaded = loaded
         receivers.stop(10.0)
-        fresh = Receivers(loaded, self.context, self.duty.sites)
+        fresh = self._receivers()
         fresh.start()
         _LOG.info("uses the changed policy", policy=str(loaded.path))
         return fresh
