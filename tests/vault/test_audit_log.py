@@ -129,6 +129,16 @@ def test_a_head_that_is_damaged_stops_nobody_and_is_found():
     assert len(problems(vault)) == 1
 
 
+def test_what_a_stranger_puts_under_the_greatest_number_stops_nobody_and_is_found():
+    vault, entries = chain(5)
+    vault.store.put("logs/audit/99999999/9999999999", b"jam")
+    assert say(vault, "a machine that remembers nothing").number == 6
+    assert say(vault, "one that does", entries[-1].head).number == 7
+    assert problems(vault)[0] == "entries 8 to 9999999998 are missing"
+    assert audittrim.trim(vault, DAY, vault.store.clock.now() + 9 * DAY, Silent()) == 0
+    assert kit.check(vault, data=False).findings
+
+
 def test_many_appenders_at_once_make_one_chain():
     vault, _ = chain(1)
     start = threading.Barrier(4)

@@ -98,7 +98,7 @@ def _anchors(loaded: LoadedPolicy, vault: Vault, heads: Heads, context: Context)
             yield Anchor(Head(int(said["entry"]), str(said["sha256"])), str(backup.id))
     for copy in open_copies(loaded, context.progress):
         try:
-            last = audit.head(copy.store)
+            last = audit.head(copy.store, copy.keyring)
         except KeepwellError as error:
             context.progress.warn(f"the copy at {copy.store.url} was not compared: {error.message}")
             continue

@@ -25,6 +25,7 @@ FRESH = 86400
 """Seconds for which what was seen is the head or has younger entries behind it: far less than anybody may keep them."""
 _TRIES = 10_000
 """Others that append at the same time; each try means that one of them got on."""
+_STRANGE = 1000
 _READERS = 8
 
 
@@ -151,7 +152,7 @@ def append(
         else:
             store.flush()
             return decode(keyring, name_of(known.number + 1), raw), known
-    before = head(store, known)
+    before = head(store, keyring, known)
     last = before if before.number >= known.number else known
     for _ in range(_TRIES):
         number = last.number + 1
@@ -169,7 +170,7 @@ def append(
     raise Busy("others append to the audit log without an end", hint="Try again.")
 
 
-def head(store: Store, known: Head = NOTHING) -> Head:
+def head(store: Store, keyring: Keyring, known: Head = NOTHING) -> Head:
     """The last entry that the store has, in one listing where `known` lies in the last segment."""
     newest = 0
     number = max(known.number, 1)
@@ -179,15 +180,24 @@ def head(store: Store, known: Head = NOTHING) -> Head:
             break
         number = newest + 1
     if not newest:
-        newest = max((n for info in store.list(PREFIX) if (n := number_of(info.name))), default=0)
-    if not newest:
-        return NOTHING
+        return _greatest(store, keyring)
     if newest == known.number:
         return known
     try:
         return Head(newest, sha256_of(store.get(name_of(newest))))
     except ObjectMissing:
         return Head(newest, "")
+
+
+def _greatest(store: Store, keyring: Keyring) -> Head:
+    """By a listing of everything. Who has no key could put anything under the greatest numbers: the first that opens counts."""
+    numbers = sorted((n for info in store.list(PREFIX) if (n := number_of(info.name))), reverse=True)
+    for number in numbers[:_STRANGE]:
+        try:
+            return decode(keyring, name_of(number), store.get(name_of(number))).head
+        except (Damaged, ObjectMissing):
+            continue
+    return NOTHING
 
 
 def objects(store: Store) -> tuple[dict[int, ObjectInfo], list[ObjectInfo], list[str]]:

@@ -44,16 +44,16 @@ def trim(vault: Vault, keep: dt.timedelta, now: dt.datetime, progress: Progress)
     start = before.first if before else 1
     first = _unlocked(vault, entries, max(start, due(entries, keep, now)), now)
     if first > start:
-        missing = [number for number in range(start, first) if number not in entries]
+        missing = first - start - sum(1 for number in entries if start <= number < first)
         previous = _hash_before(vault, first, entries)
         if previous is None:
             progress.warn(f"the audit log is left as it is: entry {first}, its new beginning, is missing or altered")
             return _drop(vault, start, entries, progress)
         if missing:
             progress.warn(
-                f"{len(missing)} of the entries {start} to {first - 1} of the audit log were missing when these were removed"
+                f"{missing} of the entries {start} to {first - 1} of the audit log were missing when these were removed"
             )
-        document = {"removed": [start, first - 1], "missing": len(missing), "time": iso(now)}
+        document = {"removed": [start, first - 1], "missing": missing, "time": iso(now)}
         name = audit.checkpoint_name(first)
         try:
             store.put(name, audit.encode_checkpoint(keyring, first, previous, document))
@@ -76,9 +76,7 @@ def _hash_before(vault: Vault, first: int, entries: dict[int, ObjectInfo]) -> st
 
 def _unlocked(vault: Vault, entries: dict[int, ObjectInfo], first: int, now: dt.datetime) -> int:
     """`first`, or less where a lock protects something before it."""
-    if not entries:
-        return first
-    for begin in range((min(entries) - 1) // audit.SEGMENT * audit.SEGMENT + 1, first, audit.SEGMENT):
+    for begin in sorted({(number - 1) // audit.SEGMENT * audit.SEGMENT + 1 for number in entries if number < first}):
         names = [audit.name_of(n) for n in range(begin, begin + audit.SEGMENT) if n in entries]
         if held(vault.store, reversed(names), now):
             return begin
