@@ -63,11 +63,11 @@ class Queue:
         self.place = place
         self.count = 0
 
-    def backup(self):
+    def backup(self, environment="production"):
         """Enqueues a backup that is due; its identity."""
         self.count += 1
-        job = Job("backup", "production", dt.datetime(2026, 11, 22, 2, self.count, tzinfo=dt.UTC))
-        self.runs.enqueue(job.ident, document(job), site=None, group="environment/production")
+        job = Job("backup", environment, dt.datetime(2026, 11, 22, 2, self.count, tzinfo=dt.UTC))
+        self.runs.enqueue(job.ident, document(job), site=None, group=f"environment/{environment}")
         return job.ident
 
     def state(self, ident):
