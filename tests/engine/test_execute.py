@@ -1,12 +1,23 @@
 """Each kind of job does what the command of its name does, and is seen by the watch."""
 
 import datetime as dt
+import os
+import sqlite3
+import threading
+from contextlib import closing
 
 import pytest
 
+from keepwell.core.clock import FakeClock
 from keepwell.core.errors import Interrupted
-from keepwell.engine.execute import after, run
+from keepwell.engine.database import sqlite_at
+from keepwell.engine.durable import Engine, Runs
+from keepwell.engine.execute import RunGivenUp, after, given_up, run
+from keepwell.engine.heart import Heart
 from keepwell.engine.jobs import Job
+from keepwell.engine.ledger import Ledger
+from keepwell.engine.workman import document
+from keepwell.operations.backup import BackupRequest, backup
 from keepwell.watch.book import Book
 from keepwell.watch.book import place as book_place
 
@@ -73,10 +84,6 @@ def test_of_one_occurrence_there_is_one_backup_also_where_the_second_begins_befo
 
 
 def _elsewhere(place, ident):
-    import os
-
-    from keepwell.operations.backup import BackupRequest, backup
-
     own = os.environ["XDG_CACHE_HOME"]
     os.environ["XDG_CACHE_HOME"] = own + "-elsewhere"
     try:
@@ -96,3 +103,31 @@ def test_copies_that_follow_backups_are_due_once_a_minute_after_the_last_of_them
     assert after(job, copied.loaded, now) == [Job("copy", "far", DUE + dt.timedelta(minutes=4))]
     assert after(job, copied.loaded, now + dt.timedelta(seconds=50)) == after(job, copied.loaded, now)
     assert after(Job("prune", None, DUE), copied.loaded, now) == []
+
+
+def test_a_run_that_is_given_up_is_a_failure_for_the_watch(place):
+    """It took its process with it ten times: nobody is left to tell of it but the next process."""
+    database = sqlite_at(place.folder / "engine.db")
+    ledger, runs, told = Ledger(database), Runs(database), []
+    ledger.prepare()
+    job = Job("backup", "production", DUE)
+    engine = Engine(database, "me", ("nowhere",), lambda ident, job: job)
+
+    def give_up(ident):
+        told.append(ident)
+        with pytest.raises(RunGivenUp):
+            given_up(ident, place.loaded, place.context())
+
+    clock = FakeClock(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    heart = Heart(ledger, "me", {}, engine, threading.Event(), 10, 60, clock, give_up)
+    with engine:
+        runs.enqueue(job.ident, document(job), site=None, group="environment/production")
+        with closing(sqlite3.connect(database.file, timeout=30)) as db, db:
+            db.execute("update workflow_status set status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'")
+        heart.first(shared=False, launch=lambda: None)
+    runs.close()
+    ledger.close()
+    assert told == [job.ident]
+    with Book(book_place(place.loaded)).look() as pages:
+        [(_, verb, environment, _, seen)] = pages.runs()
+    assert (verb, environment, seen["outcome"], seen["kind"]) == ("backup", "production", "failed", "RunGivenUp")

@@ -35,13 +35,11 @@ class Database:
         """Of the ledger's own connections."""
         if not self.shared:
             return {"connect_args": {"timeout": 30}}
-        # A machine that froze in the middle of a commit keeps its run locked for this long, and no longer.
-        settings = "-c idle_in_transaction_session_timeout=600000 -c tcp_keepalives_idle=30 -c tcp_keepalives_count=3"
         return {
             "pool_size": 3,
             "max_overflow": 5,
             "pool_pre_ping": True,
-            "connect_args": {"connect_timeout": 10, "application_name": "keepwell", "options": settings},
+            "connect_args": {"connect_timeout": 10, "application_name": "keepwell"},
         }
 
     @property

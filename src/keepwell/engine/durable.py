@@ -138,6 +138,7 @@ class Engine:
                     "application_version": self._version,
                     "executor_id": self._worker,
                     "sys_db_pool_size": 5,
+                    "use_listen_notify": False,  # for messages between workflows, of which there are none
                     "log_level": "WARNING",
                     "scheduler_polling_interval_sec": 3600.0,  # the calendar of this package decides what is due
                 }

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from keepwell.core.clock import UTC
+from keepwell.core.errors import KeepwellError, UsageError
 from keepwell.core.streams import Context
+from keepwell.engine.durable import MOST_TIMES
 from keepwell.engine.jobs import Job
 from keepwell.policy.load import LoadedPolicy
 from keepwell.vault.session import Permit
@@ -22,6 +24,10 @@ from keepwell.watch.runs import (
     ending_of_verify,
     watched,
 )
+
+
+class RunGivenUp(KeepwellError):
+    pass
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,23 @@ def run(
     """Does the job. Raises what the operation raises; `will_retry` as in `watched`."""
     target = job.environment if job.kind in {"backup", "verify", "drill"} else None
     with watched(loaded, context, job.kind, target, will_retry=will_retry, watcher=watcher) as watch:
+        if job.kind not in _DO:
+            raise UsageError(
+                f"this keepwell has no runs of the kind {job.kind!r}",
+                hint="Another machine with a newer one has put it into the queue: update this one, too.",
+            )
         return _DO[job.kind](job, loaded, context, watch, permit)
+
+
+def given_up(ident: str, loaded: LoadedPolicy, context: Context) -> None:
+    """Makes known that a run is not begun any more, as if it had failed. Raises RunGivenUp."""
+    kind, *target, _due = ident.split("/")
+    name = target[0] if target and kind in {"backup", "verify", "drill"} else None
+    with watched(loaded, context, kind, name):
+        raise RunGivenUp(
+            f"{ident} was begun {MOST_TIMES} times, and each time its process ended before it did",
+            hint="Look why the process ends (memory, a time limit of the service manager), then do it by hand.",
+        )
 
 
 def after(job: Job, loaded: LoadedPolicy, now: dt.datetime) -> list[Job]:

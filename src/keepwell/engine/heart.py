@@ -9,7 +9,7 @@ from typing import Any
 
 from keepwell.core import logs
 from keepwell.core.clock import Clock
-from keepwell.engine.durable import MOST_TIMES, Engine
+from keepwell.engine.durable import Engine
 from keepwell.engine.ledger import EngineError, Ledger
 
 _KEPT = dt.timedelta(days=90)
@@ -33,7 +33,10 @@ class Heart:
         every: float,
         patience: float,
         clock: Clock,
+        given_up: Callable[[str], None],
     ) -> None:
+        """`given_up` is told of runs that are not begun any more."""
+        self._give_up = given_up
         self._ledger, self._name, self._about, self._engine = ledger, name, about, engine
         self._lost, self._every, self._patience, self._clock = lost, every, patience, clock
         self._last = clock.monotonic()
@@ -102,6 +105,4 @@ class Heart:
     def _given_up(self) -> None:
         since, self._told = self._told, self._clock.now()
         for ident in self._ledger.given_up(since):
-            _LOG.error(
-                f"given up: it was begun {MOST_TIMES} times, and each time its process ended before it did", job=ident
-            )
+            self._give_up(ident)

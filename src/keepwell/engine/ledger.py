@@ -200,6 +200,9 @@ class Ledger:
         """Around the commit of a run: it is this worker's, and stays so meanwhile. Raises RunLost."""
         lock = " for update" if self._database.shared else ""
         with self._turn() as db:
+            if self._database.shared:
+                # A machine that died in the middle of a commit keeps its run locked for this long, and no longer.
+                db.execute(sa.text("set local idle_in_transaction_session_timeout = '10min'"))
             found = db.execute(
                 sa.text(
                     f"select 1 from {self._runs} where workflow_uuid = :run and status = 'PENDING' "

@@ -17,6 +17,7 @@ from keepwell.core import logs
 from keepwell.core.errors import Busy, KeepwellError
 from keepwell.core.streams import Context
 from keepwell.engine import database as databases
+from keepwell.engine import execute
 from keepwell.engine.database import Database
 from keepwell.engine.durable import VERSION, Engine, Runs
 from keepwell.engine.heart import Heart
@@ -120,7 +121,7 @@ class Service:
             database, self._name, self.duty.sites, man, at_once=self.duty.at_once, poll=pace.poll, version=self.version
         )
         about = {"sites": list(self.duty.sites), "host": platform.node(), "pid": os.getpid(), "program": __version__}
-        heart = Heart(ledger, self._name, about, engine, man.lost, pace.beat, pace.patience, clock)
+        heart = Heart(ledger, self._name, about, engine, man.lost, pace.beat, pace.patience, clock, self._given_up)
         planner = Planner(lambda: self._loaded, ledger, enqueue, clock)
         stack.callback(_leave, ledger, self._name)  # after the engine has stopped: it would take them up again
         heart.first(shared=database.shared, launch=lambda: stack.enter_context(engine))
@@ -160,6 +161,12 @@ class Service:
             return None
         endpoint = Endpoint(self.duty.listen, self.context.clock, ready=heart.trouble)
         return stack.enter_context(endpoint)
+
+    def _given_up(self, ident: str) -> None:
+        try:
+            execute.given_up(ident, self._loaded, self.context)
+        except KeepwellError as error:
+            _LOG.error("given up", job=ident, exc_info=error)
 
     def _receivers(self) -> Receivers:
         return Receivers(self._loaded, self.context, self.duty.sites if self.duty.receive else ())
