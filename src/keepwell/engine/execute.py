@@ -21,6 +21,7 @@ from keepwell.watch.runs import (
     ending_of_backup,
     ending_of_check,
     ending_of_copy,
+    ending_of_drill,
     ending_of_verify,
     watched,
 )
@@ -122,7 +123,17 @@ def _copy(job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit:
     return _ended(watch, ending_of_copy(copy(loaded, CopyRequest((_named(job),)), context)))
 
 
-_DO = {"backup": _backup, "verify": _verify, "prune": _prune, "check": _check, "copy": _copy}
+def _drill(job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit: Permit) -> Outcome:
+    from keepwell.operations.drill import DrillRequest, drill
+    from keepwell.watch.answers import record
+
+    result = drill(loaded, DrillRequest(_named(job)), context)
+    if result.passed:
+        record(loaded, context, "drill", _named(job))
+    return _ended(watch, ending_of_drill(result), result.proof.backup)
+
+
+_DO = {"backup": _backup, "verify": _verify, "prune": _prune, "check": _check, "copy": _copy, "drill": _drill}
 
 
 def _named(job: Job) -> str:

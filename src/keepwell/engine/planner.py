@@ -50,12 +50,13 @@ class Planner:
             job = calendar.missed(plan, last, now) if last is not None else None
             if job is None:
                 continue
-            if now - job.due > _LATE and not getattr(plan, "catch_up", True):
+            late = now - calendar.begins(plan, job.due) > _LATE
+            if late and not plan.catch_up:
                 _LOG.warning("was missed, and the policy does not want it caught up", job=job.ident)
                 continue
             self.enqueue(job)
             found.append(job)
-            _LOG.info("caught up" if now - job.due > _LATE else "due", job=job.ident)
+            _LOG.info("caught up" if late else "due", job=job.ident)
         self.ledger.mark({name: moment for name, moment in new.items() if marks.get(name) != moment})
         return found
 
