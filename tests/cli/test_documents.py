@@ -81,6 +81,16 @@ def test_verify_and_what_status_and_list_make_of_it(backed):
 
 
 @pytest.mark.slow
+def test_drill(backed):
+    ran = backed("drill", "production", "--json")
+    assert ran.code == 0, ran.err
+    document = ran.json()
+    same_keys(document, {**documented("drill"), "proof": documented("verify")})
+    assert document["passed"]
+    assert backed("list", "--json").json()[0]["proven"] is True
+
+
+@pytest.mark.slow
 def test_a_proof_of_a_part_passes_and_does_not_make_the_backup_proven(backed):
     ran = backed("verify", "production", "--source", "uploads", "--json")
     assert ran.code == 0, ran.err

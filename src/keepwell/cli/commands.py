@@ -28,6 +28,7 @@ COMMANDS: dict[str, Entry] = {
     "list": Entry("listing", _TAKE, "List the backups in the vault."),
     "show": Entry("show", _BACK, "What is in one backup."),
     "restore": Entry("restore", _BACK, "Bring data back, into a new place; never overwrites."),
+    "drill": Entry("drill", _BACK, "Rehearse a recovery, timed against the objectives."),
     "export": Entry("export", _BACK, "Write a copy that needs no keepwell: database.sql.gz and metadata.json."),
     "serve": Entry("serve", _LOOK, "Do it all by itself, as the policy says, until stopped."),
     "worker": Entry("worker", _LOOK, "Do runs of a site, one of several machines that share the work."),

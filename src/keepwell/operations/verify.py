@@ -88,6 +88,21 @@ def verify(
     started = context.clock.monotonic()
     vault = open_vault(loaded)
     backup = vault.find(request.backup)
+    result = examine(loaded, vault, backup, request, context, started=started, after_restore=after_restore)
+    return dataclasses.replace(result, proof=keep(vault, backup, result, context))
+
+
+def examine(
+    loaded: LoadedPolicy,
+    vault: Vault,
+    backup: Backup,
+    request: VerifyRequest,
+    context: Context,
+    *,
+    started: float,
+    after_restore: AfterRestore | None = None,
+) -> VerifyResult:
+    """The proof itself, of which nothing is kept yet. `started`: the monotonic time from which `total` counts."""
     known = loaded.policy.environments.get(backup.id.environment)
     level = level_of(request.level or (known.verify if known else LEVELS[-1]))
     policy: Mapping[str, Source] = known.sources if known else {}
@@ -99,7 +114,7 @@ def verify(
     else:
         sources = _prove_all(loaded, vault, reader, request, level, policy, context, after_restore)
     total = context.clock.monotonic() - started
-    result = VerifyResult(
+    return VerifyResult(
         str(backup.id),
         backup.id.environment,
         level,
@@ -108,7 +123,6 @@ def verify(
         time=iso(context.clock.now()),
         seconds=_phases(sources) | {"total": total},
     )
-    return dataclasses.replace(result, proof=_keep(vault, backup, result, level, context))
 
 
 def _prove_all(
@@ -173,12 +187,19 @@ def _phases(sources: Mapping[str, SourceProof]) -> dict[str, float]:
     return seconds
 
 
-def _keep(vault: Vault, backup: Backup, result: VerifyResult, level: Level, context: Context) -> str:
-    """Records the proof; the name of the record."""
+def keep(
+    vault: Vault, backup: Backup, result: VerifyResult, context: Context, more: Mapping[str, Json] | None = None
+) -> str:
+    """Records the proof, with `more` in its details; the name of the record."""
     if any(f"/proof-{context.clock.now():%Y%m%dT%H%M%SZ}-" in name for name in backup.proofs):
         context.clock.sleep(1)  # two proofs of one second would have no order, and the newest counts
     proof = record_of(
-        backup, result.sources, level=level, whole=result.whole, time=context.clock.now(), details=result.json()
+        backup,
+        result.sources,
+        level=level_of(result.level),
+        whole=result.whole,
+        time=context.clock.now(),
+        details=result.json() | dict(more or {}),
     )
     try:
         return vault.record(backup, proof)

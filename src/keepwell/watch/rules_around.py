@@ -183,7 +183,7 @@ def drill_overdue(seen: Seen) -> Iterator[Symptom]:
             env.name,
             "warning",
             f"no recovery of {env.name} was rehearsed within {span(env.drill_within)}: {how}",
-            f"Rehearse one, then: keepwell alerts record drill {env.name}",
+            f"Rehearse one: keepwell drill {env.name}",
             env.name,
             last + env.drill_within,
             (CLOCK,),

@@ -23,6 +23,7 @@ from keepwell.core.units import show_duration
 from keepwell.operations.backup import BackupResult
 from keepwell.operations.check import CheckResult
 from keepwell.operations.copy import CopyResult
+from keepwell.operations.drill import DrillResult
 from keepwell.operations.record import recorded
 from keepwell.operations.verify import VerifyResult
 from keepwell.policy.load import LoadedPolicy
@@ -84,6 +85,19 @@ def ending_of_verify(result: VerifyResult) -> Ending:
     return Ending(
         "done", lines={"Proven" if result.proven else "Passed": result.backup, "Level": result.level, "Took": took}
     )
+
+
+def ending_of_drill(result: DrillResult) -> Ending:
+    took = show_duration(result.recovery.total_seconds())
+    if not result.passed:
+        return Ending(
+            "failed",
+            f"the recovery that was rehearsed with {result.proof.backup} failed: {'; '.join(result.failures[:3])}",
+            "Mend it before the day comes, and rehearse again.",
+            "ProofFailed",
+        )
+    lines = {"Recovered": result.proof.backup, "Took": took, "At risk": show_duration(result.at_risk.total_seconds())}
+    return Ending("warnings" if result.misses else "done", "; ".join(result.misses), lines=lines)
 
 
 def ending_of_check(result: CheckResult) -> Ending:
