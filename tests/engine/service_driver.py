@@ -15,7 +15,7 @@ from pathlib import Path
 
 from keepwell.core import logs
 from keepwell.core.streams import Context
-from keepwell.engine import database, service
+from keepwell.engine import service
 from keepwell.engine.durable import VERSION
 from keepwell.engine.ledger import Ledger
 from keepwell.engine.workman import Patience, Workman
@@ -64,9 +64,6 @@ def with_faults():
 
 def main():
     with_faults()
-    if "engine" in OPTIONS:
-        url = Path(OPTIONS["engine"]).read_text()
-        database.database_of = lambda loaded: database.postgres_at(url, loaded.policy.vault.store)
     signals = service.Signals()
 
     def stop(*_):
@@ -77,13 +74,13 @@ def main():
     logs.configure(as_json=True)
     one = service.Service(
         lambda: load(FOLDER / "keepwell.toml"),
-        service.Duty(sites=(OPTIONS.get("site"),), watch="watch" in OPTIONS, at_once=int(OPTIONS.get("at_once", 2))),
+        service.Duty(sites=(OPTIONS.get("site"),), watch="watch" in OPTIONS),
         Context(cache=Path(os.environ["XDG_CACHE_HOME"]) / "context"),
         signals,
         service.Pace(
             plan=0.1, poll=0.1, beat=0.2, patience=float(OPTIONS.get("patience", 60)), end=float(OPTIONS.get("end", 20))
         ),
-        Patience(first=0.1),
+        lambda loaded: Patience(first=0.1),
         version=OPTIONS.get("version", VERSION),
         started=lambda: print("ready", flush=True),
     )

@@ -27,6 +27,7 @@ def test_a_policy_that_says_only_when_to_back_up_also_gets_proofs_prune_and_chec
         ("check", None, "0 4 * * 0", "UTC"),
         ("copy", "far", "0 6 * * 6", "UTC"),
         ("verify", "production", "0 5 * * 0", "Europe/Berlin"),
+        ("drill", "production", "0 9 1 1,4,7,10 *", "Europe/Berlin"),
     ]
 
 

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.slow
 
 ENVIRONMENT = """
 [environments.e{number:02}]
+site = "{site}"
 schedule = "0 2 * * *"
 [environments.e{number:02}.sources.files]
 type = "files"
@@ -56,15 +57,17 @@ def server():
 class Fleet:
     def __init__(self, place, url, stack):
         self.place, self.stack = place, stack
-        self.engine = place.folder / "engine.url"
-        self.engine.write_text(url.reveal())
+        (place.folder / "engine.url").write_text(url.reveal())
+        (place.folder / "engine.url").chmod(0o600)
+        policy = place.folder / "keepwell.toml"
+        policy.write_text('engine = { file = "engine.url" }\n' + policy.read_text())
         self.database = database.postgres_at(url.reveal(), place.loaded.policy.vault.store)
         self.runs, self.ledger = Runs(self.database), Ledger(self.database)
         stack.callback(self.runs.close)
         stack.callback(self.ledger.close)
 
     def worker(self, **options):
-        one = Serving(self.place.folder, engine=self.engine, **options)
+        one = Serving(self.place.folder, **options)
         self.stack.callback(one.close)
         return one
 
@@ -87,7 +90,7 @@ def test_workers_killed_at_random_leave_every_backup_exactly_once(tmp_path, serv
     for number in range(count):
         (tmp_path / "uploads" / str(number)).mkdir(parents=True)
         (tmp_path / "uploads" / str(number) / "file").write_text(f"of environment {number}")
-        text += ENVIRONMENT.format(number=number)
+        text += ENVIRONMENT.format(number=number, site="eu" if number < 40 else "us")
     (tmp_path / "keepwell.toml").write_text(text)
     init(load(tmp_path / "keepwell.toml"), place.context())
     fleet = Fleet(place, server.tcp_url(), stack)
@@ -96,7 +99,8 @@ def test_workers_killed_at_random_leave_every_backup_exactly_once(tmp_path, serv
     due = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     fleet.ledger.mark({name_of(plan): due for plan in plans(place.loaded.policy) if plan.kind == "backup"})
 
-    workers = [fleet.worker(patience=3, at_once=2) for _ in range(3)]
+    sites = ["eu", "eu", "us"]
+    workers = [fleet.worker(patience=3, site=site) for site in sites]
     workers[0].ready()
 
     def ended():
@@ -109,7 +113,7 @@ def test_workers_killed_at_random_leave_every_backup_exactly_once(tmp_path, serv
         victim = chance.randrange(3)
         os.kill(workers[victim].process.pid, signal.SIGKILL)
         killed += 1
-        workers[victim] = fleet.worker(patience=3, at_once=2)
+        workers[victim] = fleet.worker(patience=3, site=sites[victim])
     until(lambda: ended() == count, "the last backup", 120)
     assert killed >= 4
     taken = fleet.taken()

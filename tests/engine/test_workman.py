@@ -28,7 +28,7 @@ def man(monkeypatch):
     clock = FakeClock()
     stopping = threading.Event()
     stopping.wait = clock.sleep  # the workman waits on it
-    found = Workman(lambda: policy, Context(clock=clock), None, "me", lambda job: None, Patience(), stopping)
+    found = Workman(lambda: policy, Context(clock=clock), None, "me", lambda job: None, Patience, stopping)
     found.attempts, found.retried, found.clock = [], [], clock
 
     def run(job, loaded, context, *, permit, will_retry):

@@ -46,7 +46,7 @@ def service(session: Session, *, site: list[str] | None, watch: bool, listen: st
         cache=platformdirs.user_cache_path("keepwell"),
     )
     found = Service(session.load, duty, context, _signals())
-    if not watch and loaded.policy.__dict__.get("engine") is None:
+    if not watch and loaded.policy.engine is None:
         raise UsageError(
             "a worker shares the work with others, and the policy has no database for that",
             hint="Add `engine` to the policy (docs/how-to/fleet.md), or run `keepwell serve` on this machine alone.",
@@ -77,7 +77,7 @@ def _duty(loaded: LoadedPolicy, site: list[str] | None, *, watch: bool, listen: 
         if name not in names:
             listed = f"The policy has: {', '.join(names)}." if names else "No environment of the policy names one."
             raise UsageError(f"there is no site {name!r}", hint=f"{nearest(name, names)} {listed}".strip())
-    shared = loaded.policy.__dict__.get("engine") is not None
+    shared = loaded.policy.engine is not None
     # Alone, one process does it all; in a fleet, what belongs to a site is left to the workers there.
     sites: tuple[str | None, ...] = tuple(site) if site else (None,) if shared else known
     if watch and site and None not in sites:

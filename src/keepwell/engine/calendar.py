@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 from collections.abc import Iterator
@@ -10,13 +11,7 @@ from dataclasses import dataclass
 from keepwell.engine.jobs import Job, Kind
 from keepwell.policy.models import Policy
 from keepwell.policy.schedule import next_due, previous_due
-
-PROOF = "0 5 * * 0"
-"""Sundays: the newest backup of every environment that has a schedule is proven."""
-PRUNE = "0 3 * * 0"
-"""Sundays: the strategy's weekly clean-up."""
-CHECK = "0 4 * * 0"
-"""Sundays: whether all objects of the vault are there."""
+from keepwell.policy.schedules import NEVER
 
 
 @dataclass(frozen=True)
@@ -37,21 +32,16 @@ class Plan:
 
 def plans(policy: Policy) -> tuple[Plan, ...]:
     """In the order in which they are enqueued where several are due at once."""
-    found: list[Plan] = []
-    for name, environment in policy.environments.items():
-        if environment.schedule is not None:
-            found.append(
-                Plan(
-                    "backup", name, environment.schedule, environment.timezone, site=getattr(environment, "site", None)
-                )
-            )
-    found.append(Plan("prune", None, PRUNE))
-    found.append(Plan("check", None, CHECK))
-    found += [Plan("copy", copy.name, copy.schedule, copy.timezone) for copy in policy.copies if copy.schedule]
-    found += [
-        Plan("verify", plan.target, PROOF, plan.timezone, site=plan.site) for plan in found if plan.kind == "backup"
+    own = [(name, table) for name, table in policy.environments.items() if table.schedule is not None]
+    when = policy.schedules
+    found = [
+        Plan("backup", name, table.schedule or NEVER, table.timezone, table.jitter, table.site) for name, table in own
     ]
-    return tuple(found)
+    found += [Plan("prune", None, when.prune), Plan("check", None, when.check)]
+    found += [Plan("copy", copy.name, copy.schedule or NEVER, copy.timezone) for copy in policy.copies]
+    found += [Plan("verify", name, when.verify, table.timezone, table.jitter, table.site) for name, table in own]
+    found += [Plan("drill", name, when.drill, table.timezone, table.jitter, table.site) for name, table in own]
+    return tuple(dataclasses.replace(plan, catch_up=when.catch_up) for plan in found if plan.cron != NEVER)
 
 
 def occurrences(plan: Plan, after: dt.datetime, until: dt.datetime) -> Iterator[Job]:

@@ -54,7 +54,7 @@ def database_of(loaded: LoadedPolicy) -> Database:
 
     Raises PolicyError.
     """
-    named = getattr(loaded.policy, "engine", None)
+    named = loaded.policy.engine
     if named is None:
         folder = folder_of(loaded)
         try:
@@ -66,7 +66,7 @@ def database_of(loaded: LoadedPolicy) -> Database:
             ) from None
         return sqlite_at(folder / NAME)
     url = named.resolve(loaded.base, what="the URL of the engine database", error=PolicyError)
-    return postgres_at(url, loaded.policy.vault.store)
+    return postgres_at(url.reveal(), loaded.policy.vault.store)
 
 
 def sqlite_at(file: Path) -> Database:

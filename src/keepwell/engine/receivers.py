@@ -28,7 +28,7 @@ def received(loaded: LoadedPolicy, sites: tuple[str | None, ...]) -> list[tuple[
     return [
         (environment, name)
         for environment, name in physical_sources(loaded)
-        if getattr(loaded.policy.environments[environment], "site", None) in sites
+        if loaded.policy.environments[environment].site in sites
         and {"pitr", "slot"} & loaded.policy.environments[environment].sources[name].model_fields_set
     ]
 

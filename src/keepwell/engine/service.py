@@ -68,8 +68,6 @@ class Duty:
     listen: tuple[str, int] | None = None
     receive: bool = True
     """Whether it receives the log of physical sources."""
-    at_once: int = 2
-    """Runs side by side."""
 
 
 @dataclass
@@ -81,7 +79,7 @@ class Service:
     context: Context
     signals: Signals
     pace: Pace = Pace()
-    patience: Patience = field(default_factory=Patience)
+    patience: Callable[[LoadedPolicy], Patience] = lambda loaded: patience_of(loaded)  # noqa: PLW0108 - defined below
     version: str = VERSION
     started: Callable[[], None] = lambda: None
     """Called once, when runs are being done."""
@@ -116,9 +114,17 @@ class Service:
 
         pace, clock = self.pace, self.context.clock
         ending = threading.Event()
-        man = Workman(lambda: self._loaded, self.context, ledger, self._name, enqueue, self.patience, ending)
+        man = Workman(
+            lambda: self._loaded, self.context, ledger, self._name, enqueue, lambda: self.patience(self._loaded), ending
+        )
         engine = Engine(
-            database, self._name, self.duty.sites, man, at_once=self.duty.at_once, poll=pace.poll, version=self.version
+            database,
+            self._name,
+            self.duty.sites,
+            man,
+            at_once=self._loaded.policy.schedules.at_once,
+            poll=pace.poll,
+            version=self.version,
         )
         about = {"sites": list(self.duty.sites), "host": platform.node(), "pid": os.getpid(), "program": __version__}
         heart = Heart(ledger, self._name, about, engine, man.lost, pace.beat, pace.patience, clock, self._given_up)
@@ -233,6 +239,11 @@ class _Look:
             self._stop.wait(self._service.pace.watch)
 
 
+def patience_of(loaded: LoadedPolicy) -> Patience:
+    when = loaded.policy.schedules
+    return Patience(when.retries, when.retry_after.total_seconds())
+
+
 def group_of(job: Job) -> str:
     """Of which one at a time is done: the runs of an environment, or of one kind over the whole vault."""
     if job.kind in {"backup", "verify", "drill"}:
@@ -243,15 +254,12 @@ def group_of(job: Job) -> str:
 def site_of(loaded: LoadedPolicy, job: Job) -> str | None:
     """The site of the job's environment. What concerns the whole vault, or names no site, is for those without one."""
     environment = loaded.policy.environments.get(job.environment or "")
-    if job.kind not in {"backup", "verify", "drill"}:
-        return None
-    return getattr(environment, "site", None)
+    return environment.site if environment and job.kind in {"backup", "verify", "drill"} else None
 
 
 def sites_of(loaded: LoadedPolicy) -> tuple[str | None, ...]:
     """Every site of the policy, and none."""
-    found = {getattr(environment, "site", None) for environment in loaded.policy.environments.values()} - {None}
-    return (None, *sorted(str(site) for site in found))
+    return (None, *sorted({e.site for e in loaded.policy.environments.values() if e.site is not None}))
 
 
 def _leave(ledger: Ledger, name: str) -> None:

@@ -69,7 +69,7 @@ class Workman:
     ledger: Ledger
     worker: str
     enqueue: Callable[[Job], None]
-    patience: Patience = field(default_factory=Patience)
+    patience: Callable[[], Patience] = Patience
     stopping: threading.Event = field(default_factory=threading.Event)
     """The process ends."""
     lost: threading.Event = field(default_factory=threading.Event)
@@ -85,8 +85,9 @@ class Workman:
                 if not isinstance(outcome, _Again):
                     return outcome
                 busy = outcome is _Again.BUSY
+                patience = self.patience()
                 # Another one is at it, on this machine or as a prune: that is no failure, and it passes.
-                wait = self.patience.first if busy else self.patience.wait(attempt)
+                wait = patience.first if busy else patience.wait(attempt)
                 attempt += not busy
                 _LOG.info("tries again", seconds=wait, attempt=attempt)
                 if self._wait(wait):
@@ -95,7 +96,7 @@ class Workman:
     def _attempt(self, job: Job, attempt: int) -> Document | _Again:
         if self._gone():
             raise Stopped
-        loaded, again = self.policy(), attempt <= self.patience.retries
+        loaded, again = self.policy(), attempt <= self.patience().retries
         began = self.context.clock.monotonic()
         _LOG.info("begins", due=iso(job.due), attempt=attempt)
         context = dataclasses.replace(

@@ -12,9 +12,10 @@ from keepwell.policy.copies import CopyPolicy
 from keepwell.policy.expect import Expect
 from keepwell.policy.keep import Keep, KeepRule
 from keepwell.policy.lock import too_short
+from keepwell.policy.schedules import Schedules
 from keepwell.policy.secret import SecretRef
 from keepwell.policy.source import DATABASES, LATER_TYPES, Check, FilesSource, PostgresSource, Source, SqliteSource
-from keepwell.policy.values import Level, Name, Schedule, Span, Table, Tier, Timezone, wrong
+from keepwell.policy.values import Duration, Level, Name, Schedule, Span, Table, Tier, Timezone, wrong
 from keepwell.policy.vault import SECRET_OPTIONS, VaultKey, VaultPolicy
 from keepwell.policy.watch import Channel, Contacts, EnvironmentWatch, WatchPolicy, check_names
 from keepwell.vault.layout import RESERVED, TIERS
@@ -56,6 +57,12 @@ class Environment(Table):
         default=None, description="When backups are due, as five cron fields; none: only by hand."
     )
     timezone: Timezone = Field(default="UTC", description="The time zone of the schedule and of the tiers.")
+    jitter: Duration = Field(
+        default="0s",
+        validate_default=True,
+        description="By how much at the most a run begins later than it is due, so that not all begin at once.",
+    )
+    site: Name | None = Field(default=None, description="Which workers of a fleet do its runs.")
     objectives: Objectives = Field(default=Objectives(), description="Time to recover and data at risk.")
     keep: Keep = Field(default=Keep(), description="How long backups stay.")
     verify: Level = Field(default="checks", description="How far `keepwell verify` goes unless told otherwise.")
@@ -80,6 +87,12 @@ class Policy(Table):
         default=(), description="Further vaults that are kept in step with the first."
     )
     environments: dict[Name, Environment] = Field(description="What to back up, by environment.")
+    schedules: Schedules = Field(default=Schedules(), description="What is done by itself beside backups, and when.")
+    engine: SecretRef | None = Field(
+        default=None,
+        description="Where the URL of the PostgreSQL database is to be found through which several machines share the work. "
+        "Default: SQLite beside the policy, for one.",
+    )
     audit: AuditPolicy = Field(
         default=AuditPolicy(), description="How long is kept what was done to the vault, and what runs said."
     )
