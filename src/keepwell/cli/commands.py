@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "export": Entry("export", _BACK, "Write a copy that needs no keepwell: database.sql.gz and metadata.json."),
     "serve": Entry("serve", _LOOK, "Do it all by itself, as the policy says, until stopped."),
     "worker": Entry("worker", _LOOK, "Do runs of a site, one of several machines that share the work."),
+    "schedule": Entry("", _LOOK, "What runs next; the schedules for systemd, cron or Kubernetes."),
     "watch": Entry("watch", _LOOK, "Look whether all is well, and tell people where it is not."),
     "alerts": Entry("", _LOOK, "What is not well: list, acknowledge, silence; try the channels."),
     "audit": Entry("", _LOOK, "Who did what, and whether that record is whole."),
@@ -79,10 +80,16 @@ AUDIT_COMMANDS: dict[str, Entry] = {
     "export": Entry("audit_export", "Commands", "The entries as JSON lines."),
 }
 
+SCHEDULE_COMMANDS: dict[str, Entry] = {
+    "list": Entry("schedule_list", "Commands", "What runs next, and when."),
+    "export": Entry("schedule_export", "Commands", "Write timers of systemd, a file for cron, or CronJobs."),
+}
+
 GROUPS: dict[str, dict[str, Entry]] = {
     "alerts": ALERTS_COMMANDS,
     "audit": AUDIT_COMMANDS,
     "key": KEY_COMMANDS,
+    "schedule": SCHEDULE_COMMANDS,
     "store": STORE_COMMANDS,
     "wal": WAL_COMMANDS,
 }
