@@ -6,7 +6,7 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
 from keepwell.sources.physical.layout import Layout
 
 PAGE = 8192
-_DIRECT_AT_ONCE = 1 << 20
+_DIRECT_AT_ONCE, _DIRECT_FROM = 1 << 20, 128 << 10
+"""Small writes wait for the disk one by one: those are quicker through the cache."""
+_BATCH = 2 << 20
 _WRITERS = 3
 """Enough that the disk always has something to do; those that write past the page cache take hardly any processor."""
 Local = Callable[[str], Path]
@@ -52,33 +54,36 @@ class Scatter:
         with ThreadPoolExecutor(_WRITERS, "write") as pool:
             for name in (PAGES, CONTENT):
                 given = 0
-                for at, part in streams.scatter(name) if name in there else ():
+                for parts in _batches(streams.scatter(name) if name in there else ()):
                     if self._context.cancelled():
                         raise Interrupted("the restore was interrupted", hint="Start it again.")
                     room.acquire()
                     if failed:
                         room.release()
                         raise failed[0]
-                    pool.submit(self._write, name, at, part).add_done_callback(done)
-                    given += len(part)
-                    self._context.progress.advance(task, len(part))
+                    pool.submit(self._write, name, parts).add_done_callback(done)
+                    size = sum(len(part) for _, part in parts)
+                    given += size
+                    self._context.progress.advance(task, size)
                 if name in there and given != streams.size(name):
                     raise Damaged(f"the stream {name} gave {given} of its {streams.size(name)} bytes")
         if failed:
             raise failed[0]
 
-    def _write(self, stream: str, at: int, part: Buffer) -> None:
-        view = memoryview(part)
+    def _write(self, stream: str, parts: list[tuple[int, Buffer]]) -> None:
         written = 0
-        for entry, offset, start, count in self._layout.parts(stream, at, len(view)):
-            written += self._fill(entry, offset, view[start : start + count])
+        for at, data in _joined(parts):
+            view = memoryview(data)
+            for entry, offset, start, count in self._layout.parts(stream, at, len(view)):
+                written += self._fill(entry, offset, view[start : start + count])
         with self._lock:
             self.written += written
 
     def _fill(self, entry: Entry, offset: int, data: memoryview) -> int:
         path = self._local(entry.path)
         written = 0
-        if self._direct and entry.stream == PAGES and (done := self._fill_directly(path, offset, data)) is not None:
+        large = entry.stream == PAGES and len(data) >= _DIRECT_FROM
+        if self._direct and large and (done := self._fill_directly(path, offset, data)) is not None:
             return done
         try:
             handle = os.open(path, (os.O_RDWR if self._delta else os.O_WRONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -135,6 +140,31 @@ class Scatter:
         if there == data:
             return iter(())
         return _differing(data, there.ljust(len(data), b"\0"))
+
+
+def _batches(parts: Iterable[tuple[int, Buffer]]) -> Iterator[list[tuple[int, Buffer]]]:
+    """Several together: after many backups one frame holds pieces of many places, and each piece by itself would be too little."""
+    batch: list[tuple[int, Buffer]] = []
+    size = 0
+    for at, part in parts:
+        batch.append((at, part))
+        size += len(part)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _joined(parts: list[tuple[int, Buffer]]) -> Iterator[tuple[int, Buffer]]:
+    """In the order of their places; those that follow each other as one."""
+    parts.sort(key=lambda part: part[0])
+    first = 0
+    for index, (at, part) in enumerate(parts):
+        if index + 1 == len(parts) or parts[index + 1][0] != at + len(part):
+            run = parts[first : index + 1]
+            yield run[0][0], run[0][1] if len(run) == 1 else b"".join(data for _, data in run)
+            first = index + 1
 
 
 def _differing(data: memoryview, there: bytes | None) -> Iterator[tuple[int, int]]:
