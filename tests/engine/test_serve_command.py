@@ -80,11 +80,13 @@ def test_serve_as_a_service_manager_runs_it(place, port, queue):
 
 
 def test_a_worker_without_a_shared_database_says_what_is_missing(place):
-    ran = subprocess.run(
-        [*PROGRAM, "--policy", str(place.folder / "keepwell.toml"), "worker"],
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert ran.returncode == 2
-    assert "engine" in ran.stderr.decode()
+    place.write_policy(environment='site = "eu"')
+    for site, said in (([], "engine"), (["--site", "eu"], "engine"), (["--site", "ue"], "The policy has: eu.")):
+        ran = subprocess.run(
+            [*PROGRAM, "--policy", str(place.folder / "keepwell.toml"), "worker", *site],
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert ran.returncode == 2
+        assert said in ran.stderr.decode()

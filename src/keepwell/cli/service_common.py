@@ -68,19 +68,21 @@ def end(service: Service) -> None:
 
 
 def _duty(loaded: LoadedPolicy, site: list[str] | None, *, watch: bool, listen: str | None, receive: bool) -> Duty:
-    from keepwell.engine.service import Duty, sites_of
+    from keepwell.engine.service import Duty
     from keepwell.watch.endpoint import address_of
 
-    known = sites_of(loaded)
-    names = [name for name in known if name]
+    names = sorted({table.site for table in loaded.policy.environments.values() if table.site is not None})
     for name in site or ():
         if name not in names:
             listed = f"The policy has: {', '.join(names)}." if names else "No environment of the policy names one."
             raise UsageError(f"there is no site {name!r}", hint=f"{nearest(name, names)} {listed}".strip())
-    shared = loaded.policy.engine is not None
-    # Alone, one process does it all; in a fleet, what belongs to a site is left to the workers there.
-    sites: tuple[str | None, ...] = tuple(site) if site else (None,) if shared else known
-    if watch and site and None not in sites:
+    if site and loaded.policy.engine is None:
+        raise UsageError(
+            "--site is for several machines that share the work, and the policy has no database for that",
+            hint="Add `engine` to the policy (docs/how-to/fleet.md), or leave --site out: one machine does the runs of all.",
+        )
+    sites: tuple[str | None, ...] = tuple(site or ())
+    if watch or not sites:  # what names no site is done where the watch is
         sites = (None, *sites)
     return Duty(sites, watch, address_of(listen) if listen else None, receive)
 

@@ -23,12 +23,12 @@ _LASTED = 600.0
 _LOG = logs.get("wal")
 
 
-def received(loaded: LoadedPolicy, sites: tuple[str | None, ...]) -> list[tuple[str, str]]:
-    """(environment, source) of those whose log is to be received by this process."""
+def received(loaded: LoadedPolicy, sites: tuple[str | None, ...] | None) -> list[tuple[str, str]]:
+    """(environment, source) of those whose log is to be received by this process. `sites` None: of all."""
     return [
         (environment, name)
         for environment, name in physical_sources(loaded)
-        if loaded.policy.environments[environment].site in sites
+        if (sites is None or loaded.policy.environments[environment].site in sites)
         and {"pitr", "slot"} & loaded.policy.environments[environment].sources[name].model_fields_set
     ]
 
@@ -36,7 +36,7 @@ def received(loaded: LoadedPolicy, sites: tuple[str | None, ...]) -> list[tuple[
 class Receivers:
     """Started for a policy, and for the next after `stop`."""
 
-    def __init__(self, loaded: LoadedPolicy, context: Context, sites: tuple[str | None, ...]) -> None:
+    def __init__(self, loaded: LoadedPolicy, context: Context, sites: tuple[str | None, ...] | None) -> None:
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(

@@ -62,7 +62,7 @@ class Duty:
     """What this process does."""
 
     sites: tuple[str | None, ...] = (None,)
-    """Whose runs; None: of those that name no site."""
+    """In a fleet: whose runs; None: of those that name no site. One process alone does them all."""
     watch: bool = True
     """Whether it looks every minute whether all is well, and tells people."""
     listen: tuple[str, int] | None = None
@@ -91,6 +91,7 @@ class Service:
         """
         self._loaded = self.load()
         database = databases.database_of(self._loaded)
+        self._received = self.duty.sites if database.shared else None
         self._name = f"{platform.node()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         with contextlib.ExitStack() as stack:
             if not database.shared:
@@ -107,7 +108,7 @@ class Service:
             runs.enqueue(
                 job.ident,
                 document(job),
-                site=site_of(self._loaded, job),
+                site=site_of(self._loaded, job) if database.shared else None,
                 group=group_of(job),
                 urgent=job.kind == "backup",
             )
@@ -175,7 +176,7 @@ class Service:
             _LOG.error("given up", job=ident, exc_info=error)
 
     def _receivers(self) -> Receivers:
-        return Receivers(self._loaded, self.context, self.duty.sites if self.duty.receive else ())
+        return Receivers(self._loaded, self.context, self._received if self.duty.receive else ())
 
     def _reload(self, receivers: Receivers) -> Receivers:
         """Takes up the changed policy for what begins from now on; one that is wrong changes nothing."""
@@ -255,11 +256,6 @@ def site_of(loaded: LoadedPolicy, job: Job) -> str | None:
     """The site of the job's environment. What concerns the whole vault, or names no site, is for those without one."""
     environment = loaded.policy.environments.get(job.environment or "")
     return environment.site if environment and job.kind in {"backup", "verify", "drill"} else None
-
-
-def sites_of(loaded: LoadedPolicy) -> tuple[str | None, ...]:
-    """Every site of the policy, and none."""
-    return (None, *sorted({e.site for e in loaded.policy.environments.values() if e.site is not None}))
 
 
 def _leave(ledger: Ledger, name: str) -> None:
