@@ -192,6 +192,16 @@ def test_version_and_schema(keepwell):
     assert keepwell("schema").out == keepwell("schema", "--json").out
 
 
+def test_schedules(ready, tmp_path):
+    entries = ready("schedule", "list", "--json").json()
+    same_keys(entries, documented("schedule list"))
+    assert {entry["kind"] for entry in entries} >= {"backup", "verify", "prune", "check", "drill"}
+    exported = ready("schedule", "export", "--cron", "--to", str(tmp_path / "cron.d"), "--json")
+    same_keys(exported.json(), documented("schedule export"))
+    assert (tmp_path / "cron.d" / "keepwell").read_text() == exported.json()["files"][0]["text"]
+    assert all(text in exported.err for text in exported.json()["cannot"])
+
+
 def test_errors(keepwell):
     ran = keepwell("list", "--json")
     assert ran.code == 5
