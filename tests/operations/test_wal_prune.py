@@ -206,3 +206,18 @@ def test_an_environment_that_the_policy_does_not_know_keeps_its_log(place):
     place.clock.advance(days=900)
     run(place)
     assert len(place.objects("wal/elsewhere/")) == 1
+
+
+def test_beside_a_damaged_backup_no_log_goes(place, tmp_path, monkeypatch):
+    days_of(place)
+    metadata = max((place.folder / "vault").glob("production/daily/*/*/metadata.json"))
+    raw = metadata.read_text()
+    metadata.unlink()
+    metadata.write_text(raw.replace('"complete"', '"compIete"'))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    before = segments(place)
+    run(place)
+    place.clock.advance(days=2)
+    run(place)
+    assert segments(place) == before
+    assert any("all of its log stays" in text for text in place.progress.warnings)

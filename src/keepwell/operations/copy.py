@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from keepwell.core.errors import Damaged, KeepwellError, StoreError, UsageError
 from keepwell.core.streams import Context, Json
+from keepwell.operations import wal_retention
 from keepwell.operations.locks import renew_locks
 from keepwell.operations.opening import open_copy, open_copy_store, open_vault
 from keepwell.operations.prune import kept_of
@@ -14,7 +15,7 @@ from keepwell.policy.models import CopyPolicy
 from keepwell.policy.retention import decide
 from keepwell.policy.values import nearest
 from keepwell.stores.probe import store_now
-from keepwell.vault import audittrim, copying
+from keepwell.vault import audittrim, copying, walcopy
 from keepwell.vault import prune as pruning
 from keepwell.vault.copying import CopyReport
 from keepwell.vault.prune import PruneReport
@@ -107,19 +108,42 @@ def _bring(
     backups = near.backups()
     rules = loaded.policy.keep_rules(policy)
     plan = decide([kept_of(backup) for backup in backups], rules, store_now(store))
-    wanted = {d.backup.id for d in plan.decisions if d.keep and request.environment in {None, d.backup.environment}}
+    # Also those that recovery to any moment of a source's window begins with, whatever the copy's rules are.
+    decisions = wal_retention.with_anchors(
+        plan.decisions, wal_retention.look(loaded, near, request.environment, store_now(store))
+    )
+    wanted = {d.backup.id for d in decisions if d.keep and request.environment in {None, d.backup.environment}}
     report = copying.copy(near, far, [b for b in backups if str(b.id) in wanted], context.progress)
     brought = audittrim.copy(near, far, context.progress)
     report.objects += brought.objects
     report.bytes += brought.bytes
     report.failed |= brought.failed
+    _bring_log(loaded, near, far, request, report, context)
     there = far.backups()
-    old = decide([kept_of(backup) for backup in there], rules, store_now(store))
-    gone = {d.backup.id for d in old.decisions if not d.keep}
+    now = store_now(store)
+    log = wal_retention.look(loaded, far, None, now)
+    old = wal_retention.with_anchors(decide([kept_of(backup) for backup in there], rules, now).decisions, log)
+    gone = {d.backup.id for d in old if not d.keep}
     grace = loaded.policy.vault.grace
     pruned = pruning.prune(far, [b for b in there if str(b.id) in gone], grace=grace, progress=context.progress)
+    if log is not None:
+        log.run(gone, context.progress, dry_run=False)
     renew_locks(far, context.progress, loaded.policy.audit.keep)
     return CopyOutcome(store.url, report, pruned)
+
+
+def _bring_log(
+    loaded: LoadedPolicy, near: Vault, far: Vault, request: CopyRequest, report: CopyReport, context: Context
+) -> None:
+    """What the backups of the copy need of the log, and its window."""
+    log = wal_retention.look(loaded, far, request.environment, store_now(far.store), log_of=near)
+    if log is None:
+        return
+    folders = ["wal/"] if request.environment is None else [f"wal/{request.environment}/"]
+    brought = walcopy.copy(near, far, folders, log.unneeded(), context.progress)
+    report.objects += brought.objects
+    report.bytes += brought.bytes
+    report.failed |= brought.failed
 
 
 def _chosen(loaded: LoadedPolicy, request: CopyRequest) -> list[CopyPolicy]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,6 +112,14 @@ def prune(loaded: LoadedPolicy, request: PruneRequest, context: Context) -> Prun
         progress=context.progress,
         dry_run=request.dry_run,
     )
+    withheld = [
+        dataclasses.replace(
+            d, keep=True, reason=f"it is damaged, and what it needs is not known (otherwise {d.reason})"
+        )
+        for d in removed
+        if d.backup.id in report.withheld
+    ]
+    kept, removed = (*kept, *withheld), tuple(d for d in removed if d.backup.id not in report.withheld)
     gone = {d.backup.id for d in removed}
     pruned = log.run(gone, context.progress, dry_run=request.dry_run) if log else []
     entries = runs = 0

@@ -18,13 +18,16 @@ from keepwell.vault.walprune import LogPrune, LogPruned, LogSource
 DEFAULT_WINDOW = dt.timedelta(days=7)
 
 
-def look(loaded: LoadedPolicy, vault: Vault, environment: str | None, now: dt.datetime) -> LogPrune | None:
+def look(
+    loaded: LoadedPolicy, vault: Vault, environment: str | None, now: dt.datetime, *, log_of: Vault | None = None
+) -> LogPrune | None:
     """None where there is no log and no physical source. Sources that left the policy keep the default window.
 
     What the vault has of environments that the policy does not know is not touched, as their backups are not.
     """
     known = physical_sources(loaded)
-    inside = {(parts[1], parts[2]) for info in vault.store.list("wal/") if len(parts := info.name.split("/")) > 4}
+    listed = (log_of or vault).store.list("wal/")
+    inside = {(parts[1], parts[2]) for info in listed if len(parts := info.name.split("/")) > 4}
     wanted = [
         place
         for place in [*known, *sorted(inside - set(known))]
@@ -33,7 +36,7 @@ def look(loaded: LoadedPolicy, vault: Vault, environment: str | None, now: dt.da
     if not wanted:
         return None
     sources = [LogSource(name, source, _window(loaded, name, source)) for name, source in wanted]
-    return LogPrune(vault, sources, now, loaded.policy.vault.grace)
+    return LogPrune(vault, sources, now, loaded.policy.vault.grace, log_of)
 
 
 def _window(loaded: LoadedPolicy, environment: str, source: str) -> dt.timedelta:

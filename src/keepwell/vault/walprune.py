@@ -50,12 +50,21 @@ class LogPruned:
 class LogPrune:
     """One look at the log and the backups, in this order; then the deletion of what was seen to be needed by nobody."""
 
-    def __init__(self, vault: Vault, sources: Sequence[LogSource], now: dt.datetime, grace: dt.timedelta) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        sources: Sequence[LogSource],
+        now: dt.datetime,
+        grace: dt.timedelta,
+        log_of: Vault | None = None,
+    ) -> None:
+        """`log_of`: the vault whose log is looked at for the backups of `vault`, which is a copy of it."""
         self._vault, self._sources, self._now, self._grace = vault, sources, now, grace
+        log = log_of or vault
         self._coverages = {
             source: {
-                system: vault.wal(source.environment, source.source, system).coverage()
-                for system in vault.wal_systems(source.environment, source.source)
+                system: log.wal(source.environment, source.source, system).coverage()
+                for system in log.wal_systems(source.environment, source.source)
             }
             for source in sources
         }
@@ -69,6 +78,8 @@ class LogPrune:
         scans = {environment: vault.scan(environment, with_proofs=False) for environment in environments}
         self._backups = {name: scan.backups for name, scan in scans.items()}
         self._condemned = {name: scan.condemned for name, scan in scans.items()}
+        self._damaged = {name for name, scan in scans.items() if scan.damaged}
+        """What a backup needs whose `metadata.json` cannot be believed is not known: there all log stays."""
         self._running = {name for name, scan in scans.items() if scan.uncommitted}
 
     @cached_property
@@ -81,12 +92,31 @@ class LogPrune:
                 found[holder.backup] = source
         return found
 
+    def unneeded(self) -> set[str]:
+        """Names of the parts of the log that no backup and no window asks for."""
+        found: set[str] = set()
+        for source in self._sources:
+            if source.environment in self._damaged:
+                continue
+            listed, span = self._holders(source, self._backups), self._span(source)
+            anchor = anchor_of(listed, span)
+            coverages = self._coverages[source]
+            footings = footings_of(listed, anchor, coverages, span)
+            everyone = [*listed, *self._holders(source, self._condemned)]
+            for system, coverage in coverages.items():
+                gone = unneeded(system, coverage, everyone, anchor, footings, span, expected=True)
+                found |= {part.name for part in gone.parts}
+        return found
+
     def run(self, removed: set[str], progress: Progress, *, dry_run: bool) -> list[LogPruned]:
         """`removed`: ids of backups that leave the list with this prune. Raises Damaged, StoreError."""
         return [self._run(source, removed, progress, dry_run=dry_run) for source in self._sources]
 
     def _run(self, source: LogSource, removed: set[str], progress: Progress, *, dry_run: bool) -> LogPruned:
         result = LogPruned(source.environment, source.source)
+        if source.environment in self._damaged:
+            progress.warn(f"a backup of {source.environment} is damaged, so all of its log stays")
+            return result
         listed, span = self._holders(source, self._backups), self._span(source)
         anchor = anchor_of(listed, span)
         footings = footings_of(listed, anchor, self._coverages[source], span)
