@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import itertools
 import re
 import zoneinfo
@@ -51,6 +52,7 @@ def zone(name: str) -> dt.tzinfo:
         raise ValueError(f"{name!r} is not a time zone") from None
 
 
+@functools.lru_cache(1024)  # serve asks every few seconds, for every plan
 def parse(text: str) -> tuple[str, ...]:
     """The five fields, checked.
 
