@@ -28,10 +28,11 @@ $(VENV)/.dev: $(VENV)/.run
 demo: $(VENV)/.run
 	$(BIN)/keepwell demo --rows $(ROWS)
 
+# Three processes on two cores: many of the slow tests wait for servers.
 test: $(VENV)/.dev
 	PATH=$(CURDIR)/$(BIN):$$PATH tests/setup.sh
 	$(MAKE) check
-	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m slow -n 3 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check --quiet src tests benchmarks

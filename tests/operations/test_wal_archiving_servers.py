@@ -157,6 +157,8 @@ def test_the_next_segments_were_answered_from_the_note(story):
 @pytest.mark.parametrize("trouble", ["gap", "store"])
 def test_a_server_that_cannot_have_its_log_stops_and_is_never_shortened(story, trouble):
     place, base, server, balances = story
+    if trouble == "gap" and server.programs.major == 15:
+        pytest.skip("twenty seconds of PostgreSQL's own waiting; the other version has it")
     parts = place.log().coverage().parts
     away = place.folder / f"away-{trouble}"
     what = place.folder / "vault" / (parts[len(parts) * 2 // 3].name if trouble == "gap" else "vault.json")

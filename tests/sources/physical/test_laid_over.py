@@ -194,7 +194,7 @@ def unlogged_files(server):
     return found
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_after_any_history_a_backup_is_the_cluster_page_for_page(seed, server, own_folder):
     random = Random(seed)
     place = own_folder / "fast"
