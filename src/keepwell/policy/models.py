@@ -12,7 +12,7 @@ from keepwell.policy.copies import CopyPolicy
 from keepwell.policy.expect import Expect
 from keepwell.policy.keep import Keep, KeepRule
 from keepwell.policy.lock import too_short
-from keepwell.policy.schedules import Schedules
+from keepwell.policy.schedules import Schedules, too_much_jitter
 from keepwell.policy.secret import SecretRef
 from keepwell.policy.source import DATABASES, LATER_TYPES, Check, FilesSource, PostgresSource, Source, SqliteSource
 from keepwell.policy.values import Duration, Level, Name, Schedule, Span, Table, Tier, Timezone, wrong
@@ -68,6 +68,16 @@ class Environment(Table):
     verify: Level = Field(default="checks", description="How far `keepwell verify` goes unless told otherwise.")
     watch: EnvironmentWatch = Field(default=EnvironmentWatch(), description="What the watch does otherwise here.")
     sources: dict[Name, Source] = Field(description="What to protect, by name.")
+
+    @model_validator(mode="after")
+    def _in_turn(self) -> Environment:
+        if self.schedule and (gap := too_much_jitter(self.schedule, self.timezone, self.jitter)):
+            raise wrong(
+                f"a backup could begin after the next one, which is due {units.show_duration(gap.total_seconds())} later",
+                "Write a jitter that is shorter than the time between two backups.",
+                ("jitter",),
+            )
+        return self
 
     @field_validator("sources", mode="after")
     @classmethod

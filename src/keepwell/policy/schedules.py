@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
 from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
+from keepwell.core.clock import UTC
 from keepwell.policy import schedule
 from keepwell.policy.values import Span, Table, wrong
 
 NEVER = "never"
+_ANY = dt.datetime(2024, 1, 1, tzinfo=UTC)
+_LOOKED_AT = 60
 
 
 def _when(value: str) -> str:
@@ -31,6 +36,17 @@ When: TypeAlias = Annotated[
     ),
 ]
 """Five cron fields, or `never`."""
+
+
+def too_much_jitter(cron: str, timezone: str, jitter: dt.timedelta) -> dt.timedelta | None:
+    """The shortest time between two due times where the jitter is not shorter: runs could overtake each other."""
+    if not jitter:
+        return None
+    times = [schedule.next_due(cron, _ANY, timezone)]
+    for _ in range(_LOOKED_AT):
+        times.append(schedule.next_due(cron, times[-1], timezone))
+    shortest = min(later - earlier for earlier, later in itertools.pairwise(times))
+    return shortest if jitter >= shortest else None
 
 
 class Schedules(Table):

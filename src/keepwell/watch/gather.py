@@ -111,7 +111,7 @@ def bare_environment(loaded: LoadedPolicy, name: str, policy: Environment, pages
         name,
         policy.schedule,
         policy.timezone,
-        own.grace or general.grace,
+        (own.grace or general.grace) + policy.jitter,  # a run may begin so much after its due time
         own.proof_within or (general.proof_within if policy.schedule else None),
         drills,
         own.longest,
