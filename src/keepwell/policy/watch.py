@@ -105,7 +105,9 @@ class WatchPolicy(Table):
         default="1h", validate_default=True, description="How long after its due time a backup may be complete."
     )
     proof_within: Span = Field(default="35d", validate_default=True, description="How old the newest proof may be.")
-    drill_within: Span = Field(default="92d", validate_default=True, description="How old the newest drill may be.")
+    drill_within: Span = Field(
+        default="100d", validate_default=True, description="How old the newest drill may be: a quarter, and a week."
+    )
     review_within: Span = Field(
         default="92d", validate_default=True, description="How old the last review of the strategy may be."
     )
