@@ -37,7 +37,8 @@ def test_the_defaults_are_those_of_the_strategy(loaded):
     watch = loaded(HEAD + SOURCE).policy.watch
     assert watch.grace == dt.timedelta(hours=1)
     assert watch.full == 80
-    assert watch.drill_within == watch.review_within == dt.timedelta(days=92)
+    assert watch.review_within == dt.timedelta(days=92)
+    assert watch.drill_within == dt.timedelta(days=92 + 8)  # a quarter, and time to hold it
 
 
 def test_everything_can_be_written(loaded):
