@@ -127,3 +127,19 @@ def test_what_is_no_time_zone_is_refused(name):
 def test_utc_needs_no_time_zone_database(monkeypatch):
     monkeypatch.setattr("zoneinfo.ZoneInfo", None)
     assert zone("UTC") is UTC
+
+
+def test_previous_passes_over_nothing_where_the_clock_goes_back_by_half_an_hour():
+    """Lord Howe: 1:30 to 1:59 come twice. A library that steps backwards by the clock on the wall lost 1:40 there."""
+    due = [at("2027-04-03 14:20"), at("2027-04-03 14:40"), at("2027-04-03 15:30")]
+    schedule, timezone = "*/20 1-3 * * *", "Australia/Lord_Howe"
+    assert next_due(schedule, due[0], timezone) == due[1]
+    assert next_due(schedule, due[1], timezone) == due[2]
+    assert previous_due(schedule, due[2] - dt.timedelta(minutes=1), timezone) == due[1]
+
+
+def test_a_day_that_an_island_skips_is_made_up_for_when_the_next_begins():
+    """Samoa had no December 30th 2011: the midnight that was skipped is the midnight that came."""
+    noon = "0 12 * * *"
+    assert next_due(noon, at("2011-12-29 23:00"), "Pacific/Apia") == at("2011-12-30 10:00")
+    assert next_due(noon, at("2011-12-30 10:00"), "Pacific/Apia") == at("2011-12-30 22:00")

@@ -7,6 +7,7 @@ import functools
 import itertools
 import re
 import zoneinfo
+from typing import NamedTuple
 
 from croniter import croniter
 from croniter.croniter import CroniterError
@@ -36,10 +37,32 @@ _NAMES = {
     4: {name: number for number, name in enumerate(_DAYS)},
 }
 _PART = re.compile(r"(?:\*|([0-9]+|[a-z]{3})(?:-([0-9]+|[a-z]{3}))?)(?:/([0-9]+))?")
+_DAY = dt.timedelta(days=1)
+_FARTHEST = 366 * 8 + 3
+"""Days: of the rarest, February 29th, there is one in eight years where a century is not a leap year."""
 _SHOWN = (
     "A schedule has five fields: minute (0-59), hour (0-23), day of the month (1-31), month (1-12), day of the week (0-7, "
     'Sunday is 0 and 7). "0 2 * * *" is daily at 2:00, "0 2 * * 0" Sundays at 2:00, "*/15 * * * *" every 15 minutes.'
 )
+
+
+class _Fields(NamedTuple):
+    minutes: tuple[int, ...]
+    hours: tuple[int, ...]
+    days: frozenset[int] | None
+    months: frozenset[int] | None
+    weekdays: frozenset[int] | None
+    """Sunday is 0."""
+    every_hour: bool
+
+    def on(self, day: dt.date) -> bool:
+        """Whether something is due on that day. If both days are given, either is enough, as with cron."""
+        if self.months is not None and day.month not in self.months:
+            return False
+        fits = day.isoweekday() % 7 in (self.weekdays or ())
+        if self.days is None:
+            return self.weekdays is None or fits
+        return day.day in self.days or fits
 
 
 def zone(name: str) -> dt.tzinfo:
@@ -97,19 +120,59 @@ def longest_gap(schedule: str, after: dt.datetime, timezone: str = "UTC", count:
 
 
 def _step(schedule: str, moment: dt.datetime, timezone: str, *, forward: bool) -> dt.datetime:
-    fields = parse(schedule)
-    local = zone(timezone)
-    steps = croniter(" ".join(fields), moment.astimezone(local))
-    while True:
-        due: dt.datetime = steps.get_next(dt.datetime) if forward else steps.get_prev(dt.datetime)
-        again = _is_second_of_two(due)
-        if not again or fields[1].startswith("*"):
-            return due.astimezone(UTC)
+    fields, local = _fields(parse(schedule)), zone(timezone)
+    # A local day lies within a day of the same day in UTC, so the answer may be on the day before or after.
+    day = moment.astimezone(local).date() - _DAY * (1 if forward else -1)
+    for number in range(_FARTHEST):
+        this = day + _DAY * (number if forward else -number)
+        if not fields.on(this):
+            continue
+        found = [time for time in _times(fields, local, this) if (time > moment if forward else time < moment)]
+        if found:
+            return found[0] if forward else found[-1]
+    raise ValueError(f"{schedule!r} never comes")
 
 
-def _is_second_of_two(moment: dt.datetime) -> bool:
-    first = moment.replace(fold=0)
-    return moment.utcoffset() != first.utcoffset() and moment.replace(fold=1).utcoffset() == moment.utcoffset()
+@functools.lru_cache(1024)
+def _fields(fields: tuple[str, ...]) -> _Fields:
+    minutes, hours, days, months, weekdays = (
+        None if values == ["*"] else frozenset(map(int, values)) for values in croniter.expand(" ".join(fields))[0]
+    )
+    return _Fields(
+        tuple(sorted(minutes or range(60))),
+        tuple(sorted(hours or range(24))),
+        days,
+        months,
+        weekdays,
+        fields[1].startswith("*"),
+    )
+
+
+@functools.lru_cache(1024)
+def _times(fields: _Fields, local: dt.tzinfo, day: dt.date) -> tuple[dt.datetime, ...]:
+    """What is due on that local day, in UTC, in order."""
+    found = set()
+    midnight = dt.datetime.combine(day, dt.time())
+    for minutes in (60 * hour + minute for hour in fields.hours for minute in fields.minutes):
+        wall = midnight + dt.timedelta(minutes=minutes)
+        first, second = (wall.replace(tzinfo=local, fold=fold).astimezone(UTC) for fold in (0, 1))
+        if first <= second:
+            found |= {first, second} if fields.every_hour else {first}
+        elif not fields.every_hour:  # the clock jumps over this time; of a schedule for every hour the next is soon
+            found.add(_jump(local, second, first))
+    return tuple(sorted(found))
+
+
+def _jump(local: dt.tzinfo, before: dt.datetime, after: dt.datetime) -> dt.datetime:
+    """The first moment after `before` with the offset of `after`, to the minute."""
+    offset = after.astimezone(local).utcoffset()
+    while after - before > dt.timedelta(minutes=1):
+        middle = before + (after - before) // dt.timedelta(minutes=2) * dt.timedelta(minutes=1)
+        if middle.astimezone(local).utcoffset() == offset:
+            after = middle
+        else:
+            before = middle
+    return after
 
 
 def _field(number: int, field: str) -> str:
