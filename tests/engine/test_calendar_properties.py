@@ -74,6 +74,7 @@ def test_looks_at_any_pace_find_each_occurrence_once_and_pass_over_only_older_on
 
 
 @given(DAILY | OFTEN, ZONES, st.sampled_from(CHANGES))
+@example("10,50 1,2 * * *", "Australia/Lord_Howe", CHANGES[4])
 @settings(max_examples=8, deadline=None)
 def test_looking_every_ten_minutes_misses_nothing(cron, timezone, change):
     plan = Plan("backup", "x", cron, timezone)
