@@ -10,6 +10,7 @@ import datetime as dt
 import ipaddress
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -67,40 +68,10 @@ class CloudStore:
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
         """Nothing is sent yet. Raises StoreError for an address or an option that cannot be right."""
-        parts = urlsplit(url)
-        prefix = parts.path.strip("/")
-        if not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment or (prefix and not is_name(prefix)):
-            raise StoreError(
-                f"This is not the address of a bucket: {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}",
-                hint=f"Write {parts.scheme}://bucket or {parts.scheme}://bucket/prefix. Credentials are not part of "
-                "an address; they come from the environment.",
-            )
-        self._url = f"{parts.scheme}://{parts.netloc}" + (f"/{prefix}" if prefix else "")
-        given = dict(options or {})
-        _check_options(parts.scheme, given, self._url)
-        endpoint = given.pop("endpoint", "") or next(
-            (os.environ[name] for name in _ENDPOINT_VARIABLES[parts.scheme] if os.environ.get(name)), ""
-        )
-        allow_http = given.pop("allow_http", "false") == "true"
-        if endpoint.startswith("http://") and not (allow_http or _is_loopback(endpoint)):
-            raise StoreError(
-                f"The endpoint {_host(endpoint)} of {self._url} is not encrypted (http://).",
-                hint="Use https://. If that network is private and trusted, set the store's option allow_http = true.",
-            )
-        seconds = {key: _number(key, given.pop(key, default), self._url) for key, default in _DEFAULTS.items()}
-        self._bucket = Bucket(parts.scheme, parts.netloc, self._url, _host(endpoint))
+        prefix = urlsplit(url).path.strip("/")
+        link = connect(url, options, fits=not prefix or is_name(prefix))
+        self._url, self._bucket, self._quick, self._bulk = link.bucket.url, link.bucket, link.quick, link.bulk
         self._seen = False
-        try:
-            self._quick, self._bulk = (
-                _connect(parts.scheme, parts.netloc, prefix, given, endpoint, seconds, whole, retry)
-                for whole, retry in (
-                    (seconds["timeout"], seconds["retry_timeout"]),
-                    # A long upload may fail at its end and is still worth another try.
-                    (seconds["transfer_timeout"], max(seconds["retry_timeout"], seconds["transfer_timeout"] / 3)),
-                )
-            )
-        except (BaseError, OSError, ValueError) as error:
-            raise explain(error, self._bucket, "opened") from None
 
     @property
     def url(self) -> str:
@@ -212,6 +183,53 @@ class CloudStore:
 
 class _PastTheEnd(StoreError):
     pass
+
+
+@dataclass(frozen=True)
+class Link:
+    """A bucket, and two ways to it: `quick` for what is small, `bulk` for what may take long."""
+
+    bucket: Bucket
+    quick: Any
+    bulk: Any
+
+
+def connect(url: str, options: Mapping[str, str] | None = None, *, fits: bool = True) -> Link:
+    """Nothing is sent yet. Raises StoreError for an option that cannot be right, an address that cannot, and where not `fits`."""
+    parts = urlsplit(url)
+    prefix = parts.path.strip("/")
+    if not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment or not fits:
+        raise StoreError(
+            f"This is not the address of a bucket: {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}",
+            hint=f"Write {parts.scheme}://bucket or {parts.scheme}://bucket/prefix. Credentials are not part of "
+            "an address; they come from the environment.",
+        )
+    shown = f"{parts.scheme}://{parts.netloc}" + (f"/{prefix}" if prefix else "")
+    given = dict(options or {})
+    _check_options(parts.scheme, given, shown)
+    endpoint = given.pop("endpoint", "") or next(
+        (os.environ[name] for name in _ENDPOINT_VARIABLES[parts.scheme] if os.environ.get(name)), ""
+    )
+    allow_http = given.pop("allow_http", "false") == "true"
+    if endpoint.startswith("http://") and not (allow_http or _is_loopback(endpoint)):
+        raise StoreError(
+            f"The endpoint {_host(endpoint)} of {shown} is not encrypted (http://).",
+            hint="Use https://. If that network is private and trusted, set the store's option allow_http = true.",
+        )
+    seconds = {key: _number(key, given.pop(key, default), shown) for key, default in _DEFAULTS.items()}
+    bucket = Bucket(parts.scheme, parts.netloc, shown, _host(endpoint))
+    try:
+        quick, bulk = (
+            _connect(parts.scheme, parts.netloc, prefix, given, endpoint, seconds, whole, retry)
+            for whole, retry in (
+                (seconds["timeout"], seconds["retry_timeout"]),
+                # A long upload may fail at its end and is still worth another try.
+                (seconds["transfer_timeout"], max(seconds["retry_timeout"], seconds["transfer_timeout"] / 3)),
+            )
+        )
+    except (BaseError, OSError, ValueError) as error:
+        raise explain(error, bucket, "opened") from None
+    return Link(bucket, quick, bulk)
 
 
 def _connect(

@@ -47,8 +47,8 @@ def export(facts: Facts, streams: Streams, folder: Path, context: Context) -> Ex
     ):
         for entry in read_tree(streams):
             between()
-            content = _Content(entry, reader.read(entry, between)) if entry.type == FILE else None
-            _add(archive, entry, content)
+            content = Content(entry, reader.read(entry, between)) if entry.type == FILE else None
+            add_member(archive, entry, content)
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers each one: memory without end
             if content is not None:
                 content.verify()
@@ -59,7 +59,7 @@ def export(facts: Facts, streams: Streams, folder: Path, context: Context) -> Ex
     return Exported(path, path.stat().st_size, sha256, facts)
 
 
-def _add(archive: tarfile.TarFile, entry: Entry, content: _Content | None) -> None:
+def add_member(archive: tarfile.TarFile, entry: Entry, content: Content | None) -> None:
     """A PAX header where one is needed, then the member.
 
     tarfile would write such headers itself, but marks those with bytes that are not UTF-8 in a way that
@@ -113,7 +113,7 @@ def _is_utf8(path: bytes) -> bool:
     return True
 
 
-class _Content:
+class Content:
     """The content of one file, for tarfile to read."""
 
     def __init__(self, entry: Entry, blocks: Iterator[memoryview]) -> None:
