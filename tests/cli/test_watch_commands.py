@@ -138,3 +138,7 @@ def test_a_run_by_hand_is_watched(ready):
 
 def test_listening_makes_no_sense_for_one_look(ready):
     assert ready("watch", "--once", "--listen", ":0").code == 2
+
+
+def test_one_alert_is_asked_for_as_well_as_many(broken):
+    assert broken("alert", "list", "--json").json() == broken("alerts", "list", "--json").json()

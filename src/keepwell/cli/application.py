@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
-from keepwell.cli.commands import ABOUT, COMMANDS, FOOT, GROUPS, Entry
+from keepwell.cli.commands import ABOUT, ALIASES, COMMANDS, FOOT, GROUPS, Entry
 from keepwell.cli.session import Session
 
 _WIDTH = 110
@@ -28,6 +28,8 @@ class LazyGroup(TyperGroup):
         return list(self.entries)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if self.entries is COMMANDS:
+            cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in self.entries:
             return None
         if self.entries is COMMANDS and cmd_name in GROUPS:

@@ -44,6 +44,9 @@ COMMANDS: dict[str, Entry] = {
     "version": Entry("version", _LOOK, "Print the versions of keepwell and of what it stands on."),
 }
 
+ALIASES = {"alert": "alerts"}
+"""Other names of groups, which no help lists."""
+
 KEY_COMMANDS: dict[str, Entry] = {
     "list": Entry("key_list", "Commands", "List the key slots of the vault."),
     "add": Entry("key_add", "Commands", "Add a way in: a passphrase or a new key file."),
