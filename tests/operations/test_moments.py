@@ -285,15 +285,6 @@ class TestTimelines:
             lives.plan()
         assert lives.plan(timeline="2").recovery.timeline == "2"
 
-    def test_a_history_that_is_none_is_damage_and_there_is_a_way_round(self, lives):
-        def history(timeline):
-            raise ValueError("nonsense")
-
-        lives.history = history
-        with pytest.raises(Damaged, match="is no history") as refused:
-            lives.plan()
-        assert "--timeline current" in refused.value.hint
-
 
 class TestWindows:
     def test_without_gaps_there_is_one_from_the_first_backup_to_the_last_transaction(self, life):

@@ -178,6 +178,19 @@ def test_files_beside_the_log(store):
     assert wal.read_file(segment_name(1, BASE, SIZE) + ".partial") == b""
 
 
+@pytest.mark.parametrize(
+    "text", [b"nonsense\n", b"2\t0/400000\tx\n1\t0/500000\tx\n", b"1\tzero/zero\tx\n", b"\xff\xfe\x00"]
+)
+def test_a_history_that_is_none_is_damage_and_there_is_a_way_round(store, text):
+    wal = archive(store)
+    wal.put_file("00000002.history", text, time=START)
+    put(wal, BASE, log(), timeline=2)
+    for ask in (lambda found: found.history(2), lambda found: found.histories, lambda found: found.path_to(2, 1, BASE)):
+        with pytest.raises(Damaged, match="is no history of a timeline") as refused:
+            ask(wal.coverage())
+        assert "--timeline current" in refused.value.hint
+
+
 def test_clusters_and_sources_do_not_mix(store):
     vault = open_vault(store)
     put(vault.wal("production", "app", "1"), BASE, log())

@@ -10,7 +10,7 @@ from typing import Protocol
 from keepwell.core.clock import from_iso
 from keepwell.core.errors import Damaged
 from keepwell.core.streams import Json
-from keepwell.core.wal import DEFAULT_SEGMENT, Fork, history_name, parse_lsn, show_lsn
+from keepwell.core.wal import DEFAULT_SEGMENT, Fork, parse_lsn, show_lsn
 from keepwell.sources.physical.records import Moment, Scanner, stamp_of
 
 _WINDOW = 1 << 20
@@ -123,30 +123,20 @@ def descendants(log: Log, base: Base) -> list[int]:
     """The timelines that a recovery of the base can follow, ascending; its own is one of them."""
     found = {base.timeline}
     for timeline in log.timelines():
-        if any(fork.timeline == base.timeline and fork.end >= base.stop for fork in _history(log, timeline)):
+        if any(fork.timeline == base.timeline and fork.end >= base.stop for fork in log.history(timeline)):
             found.add(timeline)
     return sorted(found)
 
 
 def without_history(log: Log, base: Base) -> list[int]:
     """Later timelines of which nobody can tell where they began."""
-    return [timeline for timeline in log.timelines() if timeline > base.timeline and not _history(log, timeline)]
-
-
-def _history(log: Log, timeline: int) -> list[Fork]:
-    try:
-        return log.history(timeline)
-    except ValueError as error:
-        raise Damaged(
-            f"{history_name(timeline)} in the vault is no history of a timeline: {error}",
-            hint="--timeline current stays on the timeline of the backup.",
-        ) from None
+    return [timeline for timeline in log.timelines() if timeline > base.timeline and not log.history(timeline)]
 
 
 def path(log: Log, base: Base, timeline: int) -> Path:
     """The log from the base's end on to `timeline`, which must be one of its `descendants`."""
     limits: list[tuple[int, int | None]] = [
-        *((fork.timeline, fork.end) for fork in _history(log, timeline) if fork.timeline >= base.timeline),
+        *((fork.timeline, fork.end) for fork in log.history(timeline) if fork.timeline >= base.timeline),
         (timeline, None),
     ]
     at, stretches = base.stop, list[Stretch]()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
+from keepwell.core.errors import Damaged
 from keepwell.core.wal import Fork, parse_history, segment_name
 from keepwell.stores.base import ObjectInfo
 
@@ -114,7 +115,15 @@ class Coverage:
             name = f"{timeline:08X}.history"
             if name not in self.files:
                 return []
-            self._read[timeline] = parse_history(self.read_history(name).decode("utf-8", "replace"))
+            text = self.read_history(name).decode("utf-8", "replace")
+            try:
+                self._read[timeline] = parse_history(text)
+            except ValueError as error:
+                raise Damaged(
+                    f"{name} in the vault is no history of a timeline: {error}",
+                    hint="Its log can only be followed with the server's own file. Recovery with --timeline current stays on the "
+                    "timeline of the backup.",
+                ) from None
         return self._read[timeline]
 
     def spans(self, timeline: int) -> list[tuple[int, int]]:
