@@ -100,8 +100,19 @@ def _backup(job: Job, loaded: LoadedPolicy, context: Context, watch: Run, permit
 def _verify(job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit: Permit) -> Outcome:
     from keepwell.operations.verify import VerifyRequest, verify
 
-    result = verify(loaded, VerifyRequest(f"{_named(job)}@latest"), context)
+    result = verify(loaded, VerifyRequest(_newest(job, loaded)), context)
     return _ended(watch, ending_of_verify(result), result.backup)
+
+
+def _newest(job: Job, loaded: LoadedPolicy) -> str:
+    """The newest complete backup. One that lacks a source can prove nothing, and the watch has told of it already."""
+    from keepwell.operations.opening import open_vault
+
+    vault, name = open_vault(loaded), f"{_named(job)}@latest"
+    if vault.find(name).status == "complete":
+        return name
+    complete = [backup for backup in vault.backups(job.environment) if backup.status == "complete"]
+    return str(complete[-1].id) if complete else name
 
 
 def _prune(_job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit: Permit) -> Outcome:
