@@ -18,6 +18,8 @@ from keepwell.core.progress import Silent
 from keepwell.core.streams import Context
 from keepwell.core.wal import parse_lsn
 from keepwell.operations.backup import BackupRequest, backup
+from keepwell.operations.check import CheckRequest, check
+from keepwell.operations.copy import CopyRequest, copy
 from keepwell.operations.init import init
 from keepwell.operations.opening import open_vault
 from keepwell.operations.physical_restore import Wish
@@ -260,3 +262,26 @@ def test_what_cannot_be_reached_is_refused_before_anything_is_written(place, to)
     with pytest.raises(UsageError, match="before the end of the oldest backup"):
         place.restore(to, time=place.points[0][0] - dt.timedelta(days=1))
     assert not to.exists()
+
+
+@pytest.mark.parametrize("place", [(15, "push")], ids=["postgres15-push"], indirect=True)
+def test_a_moment_comes_back_from_a_copy_when_the_first_store_is_gone(place, to):
+    moment, _, transactions = place.points[0]
+    policy, own = place.folder / "keepwell.toml", place.folder / "vault"
+    before = policy.read_text()
+    policy.write_text(before + f'\n[[copies]]\nname = "far"\nstore = "file://{place.folder}/far"\n')
+    assert copy(place.loaded, CopyRequest(), place.context()).clean
+    own.rename(place.folder / "lost")
+    try:
+        with place.recovered(to, time=moment) as (_, url):
+            assert require_balanced(url).transactions == transactions
+        # What a machine does that has nothing left but the copy: it is the vault. `check` looks at its log, too.
+        policy.write_text(before.replace("/vault", "/far"))
+        assert check(place.loaded, CheckRequest(), place.context()).report.passed
+        parts = sorted((place.folder / "far").glob("wal/production/app/*/00000001/*/*"))
+        parts[-2].unlink()
+        found = check(place.loaded, CheckRequest(), place.context()).report
+        assert any("log is missing" in finding.problem for finding in found.findings)
+    finally:
+        (place.folder / "lost").rename(own)
+        policy.write_text(before)
