@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -43,9 +45,9 @@ class Extents:
     def slice(self, start: int, stop: int) -> Extents:
         return Extents.of([getattr(self, c)[start:stop] for c in COLUMNS], self.check[start:stop])
 
-    def take(self, order: np.ndarray) -> Extents:
-        """Those of the given numbers, in that order."""
-        return Extents.of([getattr(self, c)[order] for c in COLUMNS], self.check[order])
+    def rows(self) -> Iterator[Row]:
+        columns = [getattr(self, c).tolist() for c in COLUMNS]
+        return itertools.starmap(Row, zip(*columns, self.check.tolist(), strict=True))
 
     @classmethod
     def of(cls, columns: list[U32], check: U64) -> Extents:
@@ -59,6 +61,19 @@ class Extents:
             return cls.of([np.zeros(0, "<u4") for _ in COLUMNS], np.zeros(0, "<u8"))
         columns = [np.concatenate([getattr(p, c) for p in parts]).astype("<u4", copy=False) for c in COLUMNS]
         return cls.of(columns, np.concatenate([p.check for p in parts]).astype("<u8", copy=False))
+
+
+class Row(NamedTuple):
+    """One extent."""
+
+    pack: int
+    frame: int
+    offset: int
+    length: int
+    first: int
+    pieces: int
+    bytes: int
+    check: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import struct
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import blake3
 import numpy as np
@@ -20,14 +22,18 @@ from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
 from keepwell.vault.cutter import check_of, identify
 from keepwell.vault.layout import pack_name
-from keepwell.vault.manifest import Extents, Manifest, StoredStream
+from keepwell.vault.manifest import Extents, Manifest, Row, StoredStream
 from keepwell.vault.pack import HEAD_GUESS, head_size, open_frame, sections, starts
 
 _FETCH = 1 << 20
 """Stored bytes in one ranged read, about."""
+_WINDOW, _MOST_EXTENTS = 4 << 20, 4096
+_FRAMES_KEPT, _RUNS_KEPT = 96, 40
+"""Of frames of 512 KiB and reads of 1 MiB: some of each of the last weeks' backups."""
 _GAP = 32 << 10
 """Unneeded bytes that are cheaper to read than to skip."""
 _TOKEN = struct.Struct("<16sI")
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -144,15 +150,30 @@ class StreamReader:
             raise Damaged(f"stream {name} of {self._source} in {self._backup} does not have the digest of backup time")
 
     def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
-        """Frame by frame in the order of the packs, each fetched and decoded once. Raises Damaged."""
+        """The stream in its order, extent by extent; of frames that lie scattered over packs each is (nearly always) fetched and
+        decoded once: of each backup whose pieces are still in use, the frames are met in the order in which it wrote them, so
+        a few of each at hand are enough. The digest of the whole stream is not compared. Raises Damaged.
+        """
         stream = self._stream(name)
-        starts_at = np.cumsum(stream.extents.bytes, dtype=np.int64) - stream.extents.bytes
-        order = np.lexsort((stream.extents.first, stream.extents.offset, stream.extents.pack))
-        extents, at = stream.extents.take(order), starts_at[order].tolist()
+        extents = stream.extents
+        at = (np.cumsum(extents.bytes, dtype=np.int64) - extents.bytes).tolist()
+        runs, run_of = _runs(extents)
+        frames: _Kept[_Frame] = _Kept(_FRAMES_KEPT)
+        fetched: _Kept[_Run] = _Kept(_RUNS_KEPT)
+
+        def work(window: slice) -> list[tuple[int, memoryview]]:
+            found: list[tuple[int, memoryview]] = []
+            rows = extents.slice(window.start, window.stop).rows()
+            for place, number, row in zip(at[window], run_of[window], rows, strict=True):
+                frame = frames.get((row.pack, row.offset), functools.partial(made, row, runs[number]))
+                found.append((place, self._part_of(frame, row)[0]))
+            return found
+
+        def made(row: Row, run: tuple[int, int, int]) -> _Frame:
+            return self._frame_of(row, fetched.get(run, functools.partial(self._run, run)))
+
         given = 0
-        for found in self._ahead(
-            _plan(extents, 0, len(extents), whole_frames=True), lambda fetch: self._fetch_apart(extents, at, fetch)
-        ):
+        for found in self._ahead(_windows(extents), work):
             for place, part in found:
                 given += len(part)
                 yield place, part
@@ -170,7 +191,7 @@ class StreamReader:
     def _blocks(self, stream: StoredStream, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
         return self._ahead(_plan(stream.extents, first, last), lambda fetch: self._fetch(stream, fetch))
 
-    def _ahead(self, fetches: list[_Fetch], work: Callable[[_Fetch], T]) -> Iterator[T]:
+    def _ahead(self, fetches: Sequence[P], work: Callable[[P], T]) -> Iterator[T]:
         """Their results in order, some of them being made while the last one is used."""
         if not fetches:
             return
@@ -195,56 +216,62 @@ class StreamReader:
             out.append(part)
         return b"".join(tokens), b"".join(out)
 
-    def _fetch_apart(self, extents: Extents, at: list[int], fetch: _Fetch) -> list[tuple[int, memoryview]]:
-        part = extents.slice(fetch.extents.start, fetch.extents.stop)
-        places = at[fetch.extents.start : fetch.extents.stop]
-        return [(place, view) for place, (view, *_) in zip(places, self._open(part, fetch), strict=True)]
-
     def _open(self, extents: Extents, fetch: _Fetch) -> Iterator[tuple[memoryview, list[bytes], list[int]]]:
         """Each extent's bytes, and the ids and lengths of its pieces, verified; consecutive extents share a decoded frame."""
-        birth, pack = self._manifest.packs[fetch.pack]
-        key = self._keyring.piece_key
-        what = f"pack {pack_name(pack)} (needed by {self._backup}, source {self._source})"
-        unreachable: StoreError | Damaged | None = None
-        data, box = memoryview(b""), None
+        run = self._run((fetch.pack, fetch.start, fetch.end))
+        opened: _Frame | None = None
+        for row in extents.rows():
+            if opened is None or opened.number != row.frame:
+                opened = self._frame_of(row, run)
+            part, ids = self._part_of(opened, row)
+            yield part, ids, opened.lengths[row.first : row.first + row.pieces]
+
+    def _run(self, run: tuple[int, int, int]) -> _Run:
+        """The stored bytes from one place of a pack to another. What cannot be had is said when a frame of it is wanted."""
+        pack, start, end = run
+        birth, name = self._manifest.packs[pack]
         try:
-            data = memoryview(self._store.get_range(pack_name(pack), fetch.start, fetch.end - fetch.start))
-            box = self._keys.box(birth, pack)
+            data = memoryview(self._store.get_range(pack_name(name), start, end - start))
+            return _Run(start, data, self._keys.box(birth, name), None)
         except ObjectMissing:
-            pass
+            return _Run(start, memoryview(b""), None, None)
         except (StoreError, Damaged) as error:
             if self._elsewhere is None:
                 raise
-            unreachable = error
-        opened: _Frame | None = None
-        for number, offset, length, begin, count, size, check in zip(
-            extents.frame.tolist(),
-            extents.offset.tolist(),
-            extents.length.tolist(),
-            extents.first.tolist(),
-            extents.pieces.tolist(),
-            extents.bytes.tolist(),
-            extents.check.tolist(),
-            strict=True,
-        ):
-            try:
-                if opened is None or opened.number != number:
-                    if unreachable is not None:
-                        raise unreachable
-                    if box is not None:
-                        frame = data[offset - fetch.start : offset - fetch.start + length]
-                        found = open_frame(box, self._keyring.vault, birth, number, frame, what=what)
-                    else:
-                        found = self._moved(birth, number, what)
-                    opened = _Frame(number, *found, key)
-                part, ids = opened.part(begin, count, size, check, what)
-            except (Damaged, StoreError):
-                other = self._elsewhere and self._elsewhere(birth, number, Location(pack, offset, length))
-                if not other:
-                    raise
-                opened = _Frame(number, *other, key)
-                part, ids = opened.part(begin, count, size, check, what)
-            yield part, ids, opened.lengths[begin : begin + count]
+            return _Run(start, memoryview(b""), None, error)
+
+    def _frame_of(self, row: Row, run: _Run) -> _Frame:
+        birth, pack = self._manifest.packs[row.pack]
+        what = self._what(pack)
+        try:
+            if run.unreachable is not None:
+                raise run.unreachable
+            if run.box is not None:
+                frame = run.data[row.offset - run.start : row.offset - run.start + row.length]
+                found = open_frame(run.box, self._keyring.vault, birth, row.frame, frame, what=what)
+            else:
+                found = self._moved(birth, row.frame, what)
+        except (Damaged, StoreError) as error:
+            return self._from_elsewhere(row, error)
+        return _Frame(row.frame, *found, self._keyring.piece_key)
+
+    def _part_of(self, frame: _Frame, row: Row) -> tuple[memoryview, list[bytes]]:
+        what = self._what(self._manifest.packs[row.pack][1])
+        try:
+            return frame.part(row.first, row.pieces, row.bytes, row.check, what)
+        except Damaged as error:
+            return self._from_elsewhere(row, error).part(row.first, row.pieces, row.bytes, row.check, what)
+
+    def _from_elsewhere(self, row: Row, error: Exception) -> _Frame:
+        """Raises the error where nobody else has the frame."""
+        birth, pack = self._manifest.packs[row.pack]
+        other = self._elsewhere and self._elsewhere(birth, row.frame, Location(pack, row.offset, row.length))
+        if not other:
+            raise error
+        return _Frame(row.frame, *other, self._keyring.piece_key)
+
+    def _what(self, pack: str) -> str:
+        return f"pack {pack_name(pack)} (needed by {self._backup}, source {self._source})"
 
     def _moved(self, birth: bytes, number: int, what: str) -> tuple[list[int], memoryview]:
         """A frame whose pack is gone: a prune moved it, or it is lost."""
@@ -263,6 +290,45 @@ class StreamReader:
             hint="The data in it is lost from this vault. Restore another backup (`keepwell list`; "
             "`keepwell check` names those that are affected), or use a copy of the vault.",
         )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Stored bytes of a pack, and what opens them."""
+
+    start: int
+    data: memoryview
+    box: AESGCM | None
+    """None: the pack is gone, or cannot be reached."""
+    unreachable: StoreError | Damaged | None
+
+
+class _Kept(Generic[T]):
+    """What was made last, by key: made once, also where two threads want it at the same time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made: OrderedDict[tuple[int, ...], Future[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, ...], make: Callable[[], T]) -> T:
+        with self._lock:
+            future = self._made.get(key)
+            mine = future is None
+            if future is None:
+                future = self._made[key] = Future()
+                if len(self._made) > self._most:
+                    self._made.popitem(last=False)
+            else:
+                self._made.move_to_end(key)
+        if mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                future.set_exception(error)
+                with self._lock:
+                    self._made.pop(key, None)
+        return future.result()
 
 
 class _Frame:
@@ -286,11 +352,35 @@ class _Frame:
         return part, ids
 
 
-def _plan(extents: Extents, first: int, last: int, *, whole_frames: bool = False) -> list[_Fetch]:
-    """Groups extents in order, as long as they lie forward in one pack with small gaps.
+def _windows(extents: Extents) -> list[slice]:
+    """Consecutive extents of some MiB each."""
+    ends = np.cumsum(extents.bytes, dtype=np.int64)
+    edges = [0]
+    while edges[-1] < len(extents):
+        reached = int(ends[edges[-1] - 1]) if edges[-1] else 0
+        stop = int(np.searchsorted(ends, reached + _WINDOW, side="left")) + 1
+        edges.append(min(stop, len(extents), edges[-1] + _MOST_EXTENTS))
+    return [slice(*edge) for edge in itertools.pairwise(edges)]
 
-    `whole_frames`: all extents of a frame that follow each other come into one group, however many bytes they make.
-    """
+
+def _runs(extents: Extents) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """What to read at once, as (pack, start, end); and for each extent which of these has its frame."""
+    order = np.lexsort((extents.offset, extents.pack))
+    packs, offsets = extents.pack[order].tolist(), extents.offset[order].tolist()
+    lengths = extents.length[order].tolist()
+    runs: list[tuple[int, int, int]] = []
+    of = np.empty(len(extents), np.int64)
+    for index, pack, offset, length in zip(order.tolist(), packs, offsets, lengths, strict=True):
+        if runs and runs[-1][0] == pack and offset <= runs[-1][2] + _GAP and offset + length - runs[-1][1] <= _FETCH:
+            runs[-1] = (pack, runs[-1][1], max(runs[-1][2], offset + length))
+        elif not (runs and runs[-1][0] == pack and offset + length <= runs[-1][2]):
+            runs.append((pack, offset, offset + length))
+        of[index] = len(runs) - 1
+    return runs, of.tolist()
+
+
+def _plan(extents: Extents, first: int, last: int) -> list[_Fetch]:
+    """Groups extents in order, as long as they lie forward in one pack with small gaps."""
     packs, offsets, lengths = extents.pack.tolist(), extents.offset.tolist(), extents.length.tolist()
     fetches: list[_Fetch] = []
     begin = first
@@ -302,7 +392,8 @@ def _plan(extents: Extents, first: int, last: int, *, whole_frames: bool = False
             stop < last
             and packs[stop] == pack
             and (offsets[stop] == offsets[stop - 1] or end <= offsets[stop] <= end + _GAP)
-            and ((end - start < _FETCH and raw < 8 * _FETCH) or (whole_frames and offsets[stop] == offsets[stop - 1]))
+            and end - start < _FETCH
+            and raw < 8 * _FETCH
         ):
             end = max(end, offsets[stop] + lengths[stop])
             raw += int(extents.bytes[stop])
