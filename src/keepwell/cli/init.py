@@ -44,6 +44,9 @@ def run(
         list[Path] | None, typer.Option(metavar="PATH", help="Protect this SQLite file. Repeatable.")
     ] = None,
     files: Annotated[list[Path] | None, typer.Option(metavar="PATH", help="Protect this folder. Repeatable.")] = None,
+    git: Annotated[
+        list[Path] | None, typer.Option(metavar="PATH", help="Protect this Git repository. Repeatable.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
 ) -> None:
     """Write a policy, make the vault and its key.
@@ -60,6 +63,7 @@ def run(
         "--postgres-env": postgres_env,
         "--sqlite": sqlite,
         "--files": files,
+        "--git": git,
     }
     session: Session = ctx.obj
     path = _place(session.policy)
@@ -70,9 +74,9 @@ def run(
             _confirm(f"{path} exists. Make the vault and the key that it names, where they are missing?")
     else:
         if not yes and not ask.at_terminal():
-            _refuse_to_guess(store, [postgres_env, sqlite, files])
+            _refuse_to_guess(store, [postgres_env, sqlite, files, git])
         answers = _answers(
-            session, path, project, store, passphrase_env, environment, postgres_env, sqlite, files, ask=not yes
+            session, path, project, store, passphrase_env, environment, postgres_env, sqlite, files, git, ask=not yes
         )
         _write(session.output, path, answers, confirm=not yes)
     _make(session, path, written=not exists)
@@ -96,7 +100,7 @@ def _refuse_ignored(path: Path, flags: list[str]) -> None:
 
 def _refuse_to_guess(store: str | None, sources: list[object]) -> None:
     missing = [] if store else ["--store ADDRESS"]
-    missing += [] if any(sources) else ["--postgres-env NAME, --sqlite PATH or --files PATH"]
+    missing += [] if any(sources) else ["--postgres-env NAME, --sqlite PATH, --files PATH or --git PATH"]
     raise UsageError(
         "there is no terminal to ask questions at" + (f"; still needed: {'; '.join(missing)}" if missing else ""),
         hint=f"Run it again with {'these and ' if missing else ''}--yes.",
@@ -120,6 +124,7 @@ def _answers(
     postgres_env: list[str] | None,
     sqlite: list[Path] | None,
     files: list[Path] | None,
+    git: list[Path] | None,
     *,
     ask: bool,
 ) -> Answers:
@@ -141,18 +146,22 @@ def _answers(
     if not passphrase_env:
         key = str(session.key_file or "") or answer(None, "Where shall the key be?", str(_usual_key(slug(project))))
     environment = answer(environment, "Which environment is this?", "production")
-    if not (postgres_env or sqlite or files) and ask:
+    if not (postgres_env or sqlite or files or git) and ask:
         variable = _question("Which variable holds the URL of the PostgreSQL database? (empty: none)")
         database = _question("Which SQLite file? (empty: none)")
         uploads = _question("Which folder of files? (empty: none)")
+        code = _question("Which Git repository? (empty: none)")
         postgres_env = [variable] if variable else []
         sqlite, files = [Path(database)] if database else [], [Path(uploads)] if uploads else []
+        git = [Path(code)] if code else []
     sources: list[tuple[SourceType, str]] = [("postgres", name) for name in postgres_env or []]
     sources += [("sqlite", _beside(place, folder)) for place in sqlite or []]
     sources += [("files", _beside(place, folder)) for place in files or []]
+    sources += [("git", _beside(place, folder)) for place in git or []]
     if not sources:
         raise UsageError(
-            "it is not said what to protect", hint="Give --postgres-env NAME, --sqlite PATH or --files PATH."
+            "it is not said what to protect",
+            hint="Give --postgres-env NAME, --sqlite PATH, --files PATH or --git PATH.",
         )
     return Answers(
         project,

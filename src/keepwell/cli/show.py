@@ -85,7 +85,8 @@ def _source(output: Output, source: dict[str, Json]) -> None:
         _pairs(output, [("status", f"{source['status']}: {source.get('error') or 'no reason recorded'}")])
         return
     facts = [("size", show_size(source["bytes"]))]
-    facts += [(key, str(source[key])) for key in ("database", "version", "files", "folders") if source.get(key)]
+    names = ("database", "version", "files", "folders", "refs", "objects")
+    facts += [(key, str(source[key])) for key in names if source.get(key)]
     facts += [("warning", text) for text in source.get("warnings", [])]
     _pairs(output, facts)
     tables = source.get("tables")

@@ -72,7 +72,7 @@ class SourceOutcome:
             found |= {"error": self.error, "hint": self.hint}
         if "tables" in self.facts:
             found["tables"] = {name: {"rows": table["rows"]} for name, table in self.facts["tables"].items()}
-        found |= {key: self.facts[key] for key in ("files", "folders") if key in self.facts}
+        found |= {key: self.facts[key] for key in ("files", "folders", "refs", "objects") if key in self.facts}
         if self.facts.get("warnings"):
             found["warnings"] = list(self.facts["warnings"])
         return found

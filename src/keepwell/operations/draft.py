@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from keepwell.policy.template import EnvironmentAnswer, SourceAnswer
 
-SourceType: TypeAlias = Literal["postgres", "sqlite", "files"]
+SourceType: TypeAlias = Literal["postgres", "sqlite", "files", "git"]
 SCHEDULES = {"staging": "0 2 * * 0", "development": None}
 """The strategy's: production, and any other, daily; staging weekly; development by hand."""
 
@@ -27,12 +27,12 @@ def environment_of(name: str, sources: Sequence[tuple[SourceType, str]]) -> Envi
 
 
 def names(sources: Sequence[tuple[SourceType, str]]) -> list[str]:
-    """A name for each, in order: the first database is `app`, folders are called as they are."""
+    """A name for each, in order: the first database is `app`, folders and repositories are called as they are."""
     taken: list[str] = []
     for kind, at in sources:
         last = at.rstrip("/").rpartition("/")[2]
-        wanted = slug(last.partition(".")[0] if kind == "sqlite" else last) or kind
-        if kind != "files" and "app" not in taken:
+        wanted = slug(last.partition(".")[0] if kind in {"sqlite", "git"} else last) or kind
+        if kind not in {"files", "git"} and "app" not in taken:
             wanted = "app"
         name, number = wanted, 2
         while name in taken:

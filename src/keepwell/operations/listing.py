@@ -167,7 +167,7 @@ def _sources(backup: Backup, reader: BackupReader | None) -> dict[str, dict[str,
         entry: dict[str, Json] = {"status": source["status"], "type": facts.get("type"), "bytes": facts.get("bytes", 0)}
         if source.get("error"):
             entry["error"] = source["error"]
-        for key in ("database", "version", "files", "folders", "warnings"):
+        for key in ("database", "version", "files", "folders", "refs", "objects", "warnings"):
             if key in facts:
                 entry[key] = facts[key]
         if "tables" in facts:

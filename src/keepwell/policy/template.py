@@ -17,7 +17,7 @@ from keepwell.policy.models import RETENTION
 @dataclass(frozen=True)
 class SourceAnswer:
     name: str
-    type: Literal["postgres", "sqlite", "files"]
+    type: Literal["postgres", "sqlite", "files", "git"]
     at: str
     """postgres: the name of the environment variable that holds the URL; else the path as it shall stand in the policy."""
     critical_tables: tuple[str, ...] = ()
@@ -116,6 +116,13 @@ def _source(environment: str, source: SourceAnswer) -> Iterator[str]:
         yield f"url = {{ env = {_text(source.at)} }}"
     else:
         yield f"path = {_text(source.at)}"
+    if source.type == "git":
+        yield "# Or, on a server (then without path):"
+        yield '#url = "https://git.example.org/leads.git"'
+        yield '#password = { env = "GIT_TOKEN" }'
+        yield "# Your own questions to the restored repository: a program that must exit with 0."
+        yield '#checks = [{ name = "the release is there", command = ["./check-release.sh"] }]'
+        return
     if source.type == "files":
         yield "# What to leave out."
         yield '#exclude = ["*.tmp", "cache/"]'

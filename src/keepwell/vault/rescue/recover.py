@@ -595,6 +595,21 @@ def write(reader: Reader, streams: Iterable[Stream], path: Path) -> None:
     finish(partial, path, f"{size:>15,} bytes", whole=reader.lost == before)
 
 
+def write_bundle(reader: Reader, head: Stream, objects: Stream, kind: str, path: Path) -> None:
+    """The head of a git bundle, its objects, and what git wants at the end: the hash of everything from `PACK` on."""
+    path.parent.mkdir(exist_ok=True)
+    partial, before, size = path.with_name(f"{path.name}.incomplete"), reader.lost, 0
+    first = b"".join(reader.read(head, salvage=reader.keep_going))
+    hasher = hashlib.new("sha256" if kind == "sha256" else "sha1", first[-12:])
+    with partial.open("xb") as file:
+        size += file.write(first)
+        for block in reader.read(objects, salvage=reader.keep_going):
+            hasher.update(block)
+            size += file.write(block)
+        size += file.write(hasher.digest())
+    finish(partial, path, f"{size:>15,} bytes", whole=reader.lost == before)
+
+
 def finish(partial: Path, path: Path, what: str, *, whole: bool) -> None:
     if whole and not path.exists():
         partial.rename(path)
@@ -745,10 +760,14 @@ def restore(vault: Vault, backup: Backup, args: argparse.Namespace) -> None:
     with reading(f"the description of {name} in {backup.id}"):
         if kind == "postgres":
             used = [streams[n] for n in facts["streams"] if re.fullmatch("pre-data|data-.*|post-data", n)]
+        elif kind == "git":
+            used = [streams["bundle-head"], streams["objects"]]
         elif kind in {"sqlite", "files"}:
             used = [streams[n] for n in (("database",) if kind == "sqlite" else ("tree", "content"))]
     if kind == "files":
         write_tree(reader, used[0], used[1], facts["files"], to / "files")
+    elif kind == "git":
+        write_bundle(reader, used[0], used[1], facts.get("format", "sha1"), to / "repository.bundle")
     elif used:
         write(reader, used, to / ("database.sql" if kind == "postgres" else "database.db"))
     for stream in streams.values():
@@ -779,7 +798,7 @@ def show_backup(vault: Vault, backup: Backup, args: argparse.Namespace) -> None:
     for name, source in reader.sources.items():
         facts = source["facts"]
         print(show(f"\nsource {name}: {facts.get('type', '?')}, {source['status']} {source.get('error', '')}"))
-        for key in ("database", "version", "bytes", "files", "folders"):
+        for key in ("database", "version", "bytes", "files", "folders", "refs", "objects"):
             if key in facts:
                 print(show(f"    {key} {facts[key]}"))
         for table, known in facts.get("tables", {}).items():
