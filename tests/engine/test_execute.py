@@ -55,7 +55,7 @@ def test_every_kind_of_job_is_done(copied):
         ("verify", "production", "done"),
         ("prune", None, "done"),
         ("check", None, "done"),
-        ("copy", None, "done"),
+        ("copy", "far", "done"),
     ]
 
 

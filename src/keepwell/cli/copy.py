@@ -27,7 +27,8 @@ def run(
 
     session: Session = ctx.obj
     output, loaded = session.output, session.load()
-    with session.context() as context, watched(loaded, context, "copy") as run:
+    one = name[0] if name and len(name) == 1 else None
+    with session.context() as context, watched(loaded, context, "copy", one) as run:
         result = copy(loaded, CopyRequest(tuple(name or ()), environment), context)
         run.ended(ending_of_copy(result))
     output.document(result.json())

@@ -58,8 +58,7 @@ def run(
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Does the job. Raises what the operation raises; `will_retry` as in `watched`."""
-    target = job.environment if job.kind in {"backup", "verify", "drill"} else None
-    with watched(loaded, context, job.kind, target, will_retry=will_retry, watcher=watcher) as watch:
+    with watched(loaded, context, job.kind, job.environment, will_retry=will_retry, watcher=watcher) as watch:
         if job.kind not in _DO:
             raise UsageError(
                 f"this keepwell has no runs of the kind {job.kind!r}",
@@ -71,8 +70,7 @@ def run(
 def given_up(ident: str, loaded: LoadedPolicy, context: Context) -> None:
     """Makes known that a run is not begun any more, as if it had failed. Raises RunGivenUp."""
     kind, *target, _due = ident.split("/")
-    name = target[0] if target and kind in {"backup", "verify", "drill"} else None
-    with watched(loaded, context, kind, name):
+    with watched(loaded, context, kind, target[0] if target else None):
         raise RunGivenUp(
             f"{ident} was begun {MOST_TIMES} times, and each time its process ended before it did",
             hint="Look why the process ends (memory, a time limit of the service manager), then do it by hand.",
@@ -138,7 +136,9 @@ def _drill(job: Job, loaded: LoadedPolicy, context: Context, watch: Run, _permit
     from keepwell.operations.drill import DrillRequest, drill
     from keepwell.watch.answers import record
 
-    result = drill(loaded, DrillRequest(_named(job)), context)
+    # The one that would be wanted back on the day; the drill proves it. An older one would say that more is at risk than is.
+    latest = "latest" if _newest(job, loaded).endswith("@latest") else None
+    result = drill(loaded, DrillRequest(_named(job), latest), context)
     if result.passed:
         record(loaded, context, "drill", _named(job))
     return _ended(watch, ending_of_drill(result), result.proof.backup)

@@ -23,6 +23,7 @@ from keepwell.engine.durable import VERSION, Engine, Runs
 from keepwell.engine.heart import Heart
 from keepwell.engine.jobs import Job
 from keepwell.engine.ledger import EngineError, Ledger
+from keepwell.engine.makeup import made_up
 from keepwell.engine.planner import Planner
 from keepwell.engine.receivers import Receivers
 from keepwell.engine.workman import Patience, Workman, document
@@ -134,7 +135,7 @@ class Service:
         heart.first(shared=database.shared, launch=lambda: stack.enter_context(engine))
         heart.start()
         endpoint = self._endpoint(stack, heart)
-        look = _Look(self, endpoint) if self.duty.watch else None
+        look = _Look(self, endpoint, enqueue) if self.duty.watch else None
         if look:
             look.start()
         receivers = self._receivers()
@@ -203,8 +204,8 @@ class Service:
 class _Look:
     """The look every minute, in a thread of its own: a store that does not answer must not hold up the plans."""
 
-    def __init__(self, service: Service, endpoint: Endpoint | None) -> None:
-        self._service, self._endpoint = service, endpoint
+    def __init__(self, service: Service, endpoint: Endpoint | None, enqueue: Callable[[Job], None]) -> None:
+        self._service, self._endpoint, self._enqueue = service, endpoint, enqueue
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -225,6 +226,8 @@ class _Look:
                 watcher = Watcher(self._service.loaded)
             try:
                 look = watcher.look(context, steady=True)
+                for job in made_up(watcher.loaded.policy, look):
+                    self._enqueue(job)
             except Exception as error:
                 log.exception("could not look", exc_info=error)
             else:

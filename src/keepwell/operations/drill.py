@@ -6,6 +6,7 @@ its details (docs/format.md, section 7).
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from keepwell.core.workfolder import WorkFolder
 from keepwell.operations.opening import credential_of, open_store_of
 from keepwell.operations.verify import VerifyRequest, VerifyResult, examine, keep
 from keepwell.policy.load import LoadedPolicy
-from keepwell.policy.models import Objectives
+from keepwell.policy.models import Environment, Objectives
+from keepwell.policy.schedule import longest_gap
 from keepwell.proof.levels import LEVELS
 from keepwell.vault.catalog import Backup
 from keepwell.vault.vault import Vault
@@ -44,6 +46,8 @@ class DrillResult:
     record: str = ""
     """The name of the record in the vault."""
     warnings: tuple[str, ...] = field(default=())
+    judged: tuple[str, ...] = ("rto", "rto_max", "rpo", "rpo_max")
+    """The objectives that count. Data at risk that nobody wrote an objective for are what the schedule makes them."""
 
     @property
     def recovery(self) -> dt.timedelta:
@@ -71,7 +75,7 @@ class DrillResult:
             f"{what} {show_duration(found.total_seconds())}; {name} is "
             f"{show_duration(getattr(self.objectives, name).total_seconds())}"
             for name, found, what in limits
-            if found > getattr(self.objectives, name)
+            if name in self.judged and found > getattr(self.objectives, name)
         ]
 
     def measured(self) -> dict[str, Json]:
@@ -101,7 +105,8 @@ class DrillResult:
 
 def drill(loaded: LoadedPolicy, request: DrillRequest, context: Context) -> DrillResult:
     """A drill that failed is a result, and is recorded like one that passed. Raises as `verify` does; then nothing was recorded."""
-    objectives = loaded.environment(request.environment).objectives
+    environment = loaded.environment(request.environment)
+    objectives, judged = environment.objectives, _judged(environment, context.clock.now())
     began, started = context.clock.now(), context.clock.monotonic()
     # A machine that has never seen the vault: what is kept at hand here would make the recovery look faster.
     with WorkFolder("drill") as folder:
@@ -114,10 +119,23 @@ def drill(loaded: LoadedPolicy, request: DrillRequest, context: Context) -> Dril
         proof = examine(loaded, vault, backup, asked, context, started=started)
         took = {"open": opened} | {name: proof.seconds[name] for name in _NEEDED if name in proof.seconds}
         result = DrillResult(
-            proof, took, max(began - backup.time, dt.timedelta(0)), objectives, warnings=tuple(warnings)
+            proof, took, max(began - backup.time, dt.timedelta(0)), objectives, "", tuple(warnings), judged
         )
         record = keep(vault, backup, proof, context, {"drill": result.measured()})
-    return DrillResult(proof, took, result.at_risk, objectives, record, tuple(warnings))
+    return dataclasses.replace(result, record=record)
+
+
+def _judged(environment: Environment, now: dt.datetime) -> tuple[str, ...]:
+    """As the watch judges (data-at-risk): a weekly schedule fails no drill by the default of 24 hours."""
+    goals = environment.objectives
+    seldom = environment.schedule is not None and (
+        longest_gap(environment.schedule, now, environment.timezone, 60) > goals.rpo_max
+    )
+    return tuple(
+        name
+        for name in ("rto", "rto_max", "rpo", "rpo_max")
+        if name.startswith("rto") or not seldom or name in goals.model_fields_set
+    )
 
 
 def _chosen(vault: Vault, request: DrillRequest) -> tuple[Backup, list[str]]:

@@ -84,7 +84,7 @@ def run_failed(seen: Seen) -> Iterator[Symptom]:
             "failure",
             f"{what} failed: {text}",
             run.hint or f"Run it by hand to see more: {again}",
-            run.environment,
+            run.concerns,
             run.started,
             tuple(held),
         )
@@ -93,7 +93,7 @@ def run_failed(seen: Seen) -> Iterator[Symptom]:
 def run_long(seen: Seen) -> Iterator[Symptom]:
     """A run takes longer than it may, or took longer than the policy's `longest`."""
     for run in seen.runs:
-        env = seen.environment(run.environment)
+        env = seen.environment(run.concerns)
         written = env.longest if env and run.verb == "backup" else None
         limit = written or max(dt.timedelta(hours=1), dt.timedelta(seconds=3 * (run.usual or 0)))
         end = run.ended or (seen.now if run.outcome == "running" else None)
@@ -108,7 +108,7 @@ def run_long(seen: Seen) -> Iterator[Symptom]:
             f"{what} {verb} {span(end - run.started)}; {span(limit)} is the most",
             "See what it waits for (a lock in the database, a slow link). If that is how long it takes now, write "
             "longest in [environments.….watch].",
-            run.environment,
+            run.concerns,
             run.started,
         )
 

@@ -94,7 +94,7 @@ def ending_of_drill(result: DrillResult) -> Ending:
             "failed",
             f"the recovery that was rehearsed with {result.proof.backup} failed: {'; '.join(result.failures[:3])}",
             "Mend it before the day comes, and rehearse again.",
-            "ProofFailed",
+            "" if result.proof.passed else "ProofFailed",
         )
     lines = {"Recovered": result.proof.backup, "Took": took, "At risk": show_duration(result.at_risk.total_seconds())}
     return Ending("warnings" if result.misses else "done", "; ".join(result.misses), lines=lines)
@@ -132,7 +132,7 @@ def watched(
 ) -> Iterator[Run]:
     """Around one run of `backup`, `verify`, `prune`, `check`, `copy` or `drill`. Lets every exception through.
 
-    The run is recorded (operations/record.py) unless `recording` is False: for what only looks.
+    `environment`: of a copy its name. The run is recorded (operations/record.py) unless `recording` is False: for what only looks.
     `will_retry`: a failure is only noted, since the engine tries again; nobody is told, and no sign of failure goes out.
     That the watch itself does not work never fails a run: it is a warning of its progress.
     """
@@ -144,7 +144,8 @@ def watched(
         if not recording:
             yield run
         else:
-            with recorded(loaded, context, verb, environment, run=run.ident) as record:
+            concerned = None if verb == "copy" else environment
+            with recorded(loaded, context, verb, concerned, run=run.ident) as record:
                 yield run
                 end = run.ending
                 record.ended(end.outcome, end.message, hint=end.hint, kind=end.kind, details=end.lines)
@@ -208,7 +209,8 @@ def _end(
         pages.end_run(number, _document(run, ending, now, seconds, error))
         if ending.outcome == "done":
             what = f"{run.verb} of {run.environment} is done" if run.environment else f"{run.verb} is done"
-            letter = of_success(loaded.policy.project, what, ending.lines, run.environment)
+            concerned = None if run.verb == "copy" else run.environment
+            letter = of_success(loaded.policy.project, what, ending.lines, concerned)
             post_success(pages, letter, loaded.policy, now)
     sign: Sign = "done" if ending.outcome == "done" else "fail"
     _beat(loaded, book, context, run, sign, "\n".join([*ending.lines.values(), ending.message]).strip() or sign)

@@ -87,7 +87,7 @@ class EnvironmentSeen:
 
 @dataclass(frozen=True)
 class RunSeen:
-    """The newest run of a verb for an environment (or for the whole vault: None)."""
+    """The newest run of a verb for an environment, of a copy by its name, or for the whole vault: None."""
 
     verb: str
     environment: str | None
@@ -105,6 +105,11 @@ class RunSeen:
     @property
     def subject(self) -> str:
         return f"{self.environment}/{self.verb}" if self.environment else self.verb
+
+    @property
+    def concerns(self) -> str | None:
+        """The environment whose people are told. A copy is everybody's."""
+        return None if self.verb == "copy" else self.environment
 
 
 @dataclass(frozen=True)
