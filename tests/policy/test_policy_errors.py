@@ -13,15 +13,15 @@ POSTGRES = '[environments.production.sources.app]\ntype = "postgres"\n'
 def test_every_problem_is_told_at_once_with_its_line_in_order(refused):
     error = refused(
         'version = 1\n[vault]\nstore = "file:///x"\nkey = { file = "k" }\ngrace = "soon"\n[environments.p]\nverify = "all"\n'
-        "[environments.p.sources.a]\ntype = 'git'\n"
+        "[environments.p.sources.a]\ntype = 'oracle'\n"
     )
-    later = "sources of type git (Git repositories) come in a later version of keepwell"
+    unknown = "is not a kind of source"
     lines = [line for line in str(error).splitlines() if not line.startswith(" ")]
     assert lines == [
         "keepwell.toml:1: project: is missing",
         'keepwell.toml:5: vault.grace: \'soon\' is not a duration; write for example "30d", "4h", "1h30m" or "7y"',
         "keepwell.toml:7: environments.p.verify: must be 'objects', 'restore', 'round-trip' or 'checks'",
-        f"keepwell.toml:9: environments.p.sources.a.type: {later}",
+        f"keepwell.toml:9: environments.p.sources.a.type: {unknown}",
     ]
     assert error.hint.startswith("4 problems in ")
     assert error.exit_code == 5
@@ -244,10 +244,41 @@ def test_what_is_no_path_is_refused(refused, path):
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
-        ("type = 'bucket'", "type: sources of type bucket (buckets of files) come in a later version"),
+        ("type = 'bucket'", 'store: is missing\n    Write for example store = "s3://bucket/prefix".'),
+        (
+            "type = 'bucket'\nstore = 'file:///srv'",
+            'store: is not the address of a bucket: s3://, gs:// or az://\n    For a folder write type = "files" and path.',
+        ),
+        ("type = 'bucket'\nstore = 's3://b'\noptions = { token = 'x' }", "options.token: is written out in plain text"),
+        (
+            "type = 'bucket'\nstore = 's3://b'\noptions = { regoin = 'x' }",
+            "options.regoin: is not an option of s3:// stores",
+        ),
+        ("type = 'bucket'\nstore = 's3://b'\nlock = '3d'", "lock: is not a key of this table"),
+        (
+            "type = 'bucket'\nstore = 's3://b'\nchecks = [{ name = 'a', sql = 'select 1', expect = '= 1' }]",
+            "checks[0].sql: objects answer no queries",
+        ),
+        (
+            "type = 'postgres'\nurl = { env = 'A' }\nprovider = {}",
+            "provider: names no provider\n    Write provider = { neon = { project",
+        ),
+        (
+            "type = 'postgres'\nurl = { env = 'A' }\nprovider = { supabase = { ref = 'a/b', token = { env = 'T' } } }",
+            "provider.supabase.ref: ",
+        ),
+        (
+            "type = 'postgres'\nurl = { env = 'A' }\nprovider = { neon = { project = 'p', token = 'secret' } }",
+            "provider.neon.token: is written out in plain text",
+        ),
+        (
+            "type = 'postgres'\nurl = { env = 'A' }\nprovider = { neon = { project = 'p', token = { env = 'T' }, "
+            "endpoint = 'http://neon.example' } }",
+            "provider.neon.endpoint: is not encrypted, and the token would be sent there",
+        ),
         ("type = 'mysql'", "type: is not a kind of source"),
         ("type = 'sqllite'", 'type: is not a kind of source\n    Did you mean "sqlite"?'),
-        ("path = 'x'", 'type: is missing\n    Write one of "postgres", "sqlite", "files".'),
+        ("path = 'x'", 'type: is missing\n    Write one of "postgres", "sqlite", "files", "bucket", "git".'),
         ("type = 'postgres'", 'url: is missing\n    Write url = { env = "DATABASE_URL" }.'),
         ("type = 'sqlite'", "path: is missing"),
         (

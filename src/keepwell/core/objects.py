@@ -26,7 +26,7 @@ class ObjectState:
     size: int
     modified: dt.datetime
     etag: str | None = None
-    """As the service gives it, with its quotes. None: it gives none."""
+    """As the service gives it, without quotes. None: it gives none."""
     version: str | None = None
 
 

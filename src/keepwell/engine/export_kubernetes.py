@@ -23,7 +23,7 @@ from keepwell.engine.export import (
     references,
 )
 from keepwell.policy.load import LoadedPolicy
-from keepwell.policy.models import FilesSource, SqliteSource
+from keepwell.policy.models import FilesSource, GitSource, SqliteSource
 from keepwell.policy.schedule import next_due
 
 _FOLDER = "/etc/keepwell"
@@ -66,7 +66,7 @@ def export(loaded: LoadedPolicy, place: Place, now: dt.datetime) -> Export:
 def _mounts_missing(loaded: LoadedPolicy) -> Iterator[str]:
     for name, environment in loaded.policy.environments.items():
         for source_name, source in environment.sources.items():
-            if isinstance(source, FilesSource | SqliteSource):
+            if isinstance(source, FilesSource | SqliteSource | GitSource) and source.path is not None:
                 yield f"The source {source_name} of {name} is in {source.path}: mount it into the jobs of {name}."
     for store in (loaded.policy.vault, *loaded.policy.copies):
         if folder := store.folder():

@@ -12,7 +12,9 @@ from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 from keepwell.core.errors import KeepwellError, SourceError
-from keepwell.policy.models import FilesSource, PostgresSource, Source, SqliteSource
+from keepwell.operations.buckets import examine_uploads
+from keepwell.operations.specs import git_spec
+from keepwell.policy.models import BucketSource, FilesSource, GitSource, PostgresSource, Source, SqliteSource
 from keepwell.sources.postgres import connection, programs
 
 Finding: TypeAlias = tuple[Literal["ok", "warn", "fail"], str, str]
@@ -36,6 +38,10 @@ def examine_source(source: Source, base: Path) -> Iterator[Finding]:
                 yield from _sqlite(source.path)
             case FilesSource():
                 yield from _files(source.path)
+            case BucketSource():
+                yield from examine_uploads(source, base)
+            case GitSource():
+                yield from _git(source, base)
     except KeepwellError as error:
         yield "fail", error.message, error.hint
 
@@ -93,6 +99,26 @@ def _files(path: Path) -> Iterator[Finding]:
         yield "ok", f"{path} can be read", ""
     else:
         yield "warn", f"{path} is empty", "If files should be there, a disk may not be mounted."
+
+
+def _git(source: GitSource, base: Path) -> Iterator[Finding]:
+    from keepwell.core.streams import Context
+    from keepwell.core.workfolder import WorkFolder
+    from keepwell.sources.git import program, refs, remote, repository
+
+    context = Context()
+    yield "ok", f"git {program.version(context)}", ""
+    if source.path is not None:
+        with WorkFolder("git") as work:
+            found = repository.open_repository(source.path, str(source.path), work, context)
+            count = len(refs.read(found.git, context).by_name)
+    else:
+        count = remote.heads(git_spec(base, "git", source), context)
+    yield (
+        ("ok", f"{source.path or source.url} can be read: {count:,} refs", "")
+        if count
+        else ("warn", f"{source.path or source.url} is empty", "Is it the right repository?")
+    )
 
 
 def _readable(path: Path, word: str) -> None:

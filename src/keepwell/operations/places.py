@@ -34,11 +34,17 @@ def place_in_folder(facts: Facts, folder: Path) -> Place:
         return Place(None, str(file), file)
     if facts["type"] == "sqlite":
         return at_path(facts, folder / str(facts["database"]))
+    if facts["type"] == "git" and facts["bare"]:
+        mirror = folder.with_name(f"{folder.name}.git")
+        refuse_existing(mirror)
+        return at_path(facts, mirror)
     return at_path(facts, folder)
 
 
 def at_path(facts: Facts, path: Path) -> Place:
-    """A file or folder. A SQLite database goes into a folder that is there under its own name."""
+    """A file or folder. A SQLite database goes into a folder that is there under its own name. A repository becomes a
+    mirror where the name ends with `.git`, else a working clone.
+    """
     if facts["type"] == "sqlite":
         from keepwell.sources import sqlite
 
@@ -46,6 +52,14 @@ def at_path(facts: Facts, path: Path) -> Place:
         return Place(sqlite.Target(file), str(file))
     if facts["type"] == "physical":
         return cluster(str(path))
+    if facts["type"] == "bucket":
+        from keepwell.sources import bucket
+
+        return Place(bucket.Target(path), str(path))
+    if facts["type"] == "git":
+        from keepwell.sources import git
+
+        return Place(git.Target(path, bare=path.name.endswith(git.spec.BARE_SUFFIX)), str(path))
     from keepwell.sources import files
 
     return Place(files.Target(path), str(path))

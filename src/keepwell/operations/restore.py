@@ -9,13 +9,15 @@ from pathlib import Path
 from keepwell.core.errors import Interrupted, KeepwellError, UsageError
 from keepwell.core.newfile import refuse_existing
 from keepwell.core.streams import Context, Json
-from keepwell.operations import physical_restore, places
+from keepwell.operations import dangling, physical_restore, places
+from keepwell.operations.buckets import BUCKETS, bucket_place
 from keepwell.operations.choosing import complete_sources, missing_sources, only_source, require_source
 from keepwell.operations.moments import Plan
 from keepwell.operations.opening import open_for_reading
 from keepwell.operations.physical_restore import Wish
 from keepwell.operations.places import Place
 from keepwell.policy.load import LoadedPolicy
+from keepwell.proof.checks import CheckOutcome
 from keepwell.sources.base import RestoreReport
 from keepwell.sources.base import RestoreRequest as SourceRequest
 from keepwell.sources.physical import recovery
@@ -33,8 +35,9 @@ class RestoreRequest:
     source: str | None = None
     """None: the only one that fits, else all of them."""
     to: str | None = None
-    """A new file or folder; for PostgreSQL `env:NAME`, `file:PATH` or a URL without a password, of an empty database.
-    With several sources a folder, where each goes below its own name (PostgreSQL as `database.sql`)."""
+    """A new file or folder; for a bucket also the address of an empty one; for PostgreSQL `env:NAME`, `file:PATH` or a URL
+    without a password, of an empty database. With several sources a folder, where each goes below its own name
+    (PostgreSQL as `database.sql`)."""
     to_new_database: str | None = None
     """PostgreSQL: the name of a new database on the source's own server."""
     tables: tuple[str, ...] = ()
@@ -80,10 +83,13 @@ class RestoreResult:
     seconds: float
     missing: Mapping[str, str] = field(default_factory=dict)
     """Sources that belong to the environment and are not in the backup, with the reason."""
+    references: tuple[CheckOutcome, ...] = ()
+    """Whether the files are there that restored databases refer to; only where all sources were restored."""
 
     @property
     def clean(self) -> bool:
-        return not self.missing and not any(source.error for source in self.sources.values())
+        failed = any(source.error for source in self.sources.values())
+        return not self.missing and not failed and all(outcome.passed for outcome in self.references)
 
     def json(self) -> dict[str, Json]:
         return {
@@ -91,6 +97,7 @@ class RestoreResult:
             "status": "complete" if self.clean else "incomplete",
             "sources": {name: source.json() for name, source in self.sources.items()},
             "missing": dict(self.missing),
+            "references": [outcome.json() for outcome in self.references],
             "seconds": round(self.seconds, 3),
         }
 
@@ -128,7 +135,8 @@ def restore(loaded: LoadedPolicy, request: RestoreRequest, context: Context) -> 
     missing = missing_sources(reader) if everything else {}
     for name, reason in missing.items():
         context.progress.warn(f"{name} is not in {reader.backup.id}: {reason}")
-    return RestoreResult(str(reader.backup.id), done, context.clock.monotonic() - started, missing)
+    looked = dangling.look(loaded, reader, targets, done, context) if everything else ()
+    return RestoreResult(str(reader.backup.id), done, context.clock.monotonic() - started, missing, looked)
 
 
 def _restore(
@@ -186,13 +194,15 @@ def _the_one(reader: BackupReader, request: RestoreRequest) -> str | None:
     if request.source is not None:
         return require_source(reader, request.source)
     if request.paths:
-        return only_source(reader, ("files",), "--path")
+        return only_source(reader, ("files", "bucket"), "--path")
     if given := request.wish.options():
         return only_source(reader, ("physical",), given[0])
     if request.tables or request.sql:
         return only_source(reader, DATABASES, "--table" if request.tables else "--sql")
     if not request.to:
         return only_source(reader, ("postgres",), "--to-new-database")
+    if request.to.startswith(BUCKETS):
+        return only_source(reader, ("bucket",), "--to with a bucket")
     if request.to.startswith(_DATABASES):
         return only_source(reader, ("postgres",), "--to with a database")
     return next(iter(reader.sources)) if len(reader.sources) == 1 else None
@@ -236,6 +246,10 @@ def _place(loaded: LoadedPolicy, reader: BackupReader, request: RestoreRequest, 
         return places.database(loaded, str(request.to))
     if facts["type"] == "physical":
         return places.cluster(request.to)
+    if str(request.to).startswith(BUCKETS):
+        if facts["type"] != "bucket":
+            raise UsageError(f"{name} is no bucket, and --to names one", hint="Name a new file or folder with --to.")
+        return bucket_place(loaded, reader.backup.id.environment, name, str(request.to))
     if request.to_new_database:
         raise UsageError(f"{name} is no PostgreSQL database", hint="Name a new file or folder with --to.")
     return places.at_path(facts, Path(str(request.to)).expanduser())

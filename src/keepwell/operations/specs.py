@@ -9,7 +9,7 @@ from keepwell.core.errors import SourceError
 from keepwell.core.secrets import Secret
 from keepwell.core.streams import Facts
 from keepwell.policy.load import LoadedPolicy
-from keepwell.policy.models import FilesSource, PostgresSource, Source, SqliteSource
+from keepwell.policy.models import BucketSource, FilesSource, GitSource, PostgresSource, Source, SqliteSource
 
 
 def kind_name(source: Source) -> str:
@@ -32,10 +32,27 @@ def spec_of(loaded: LoadedPolicy, name: str, source: Source) -> Any:
         from keepwell.sources import sqlite
 
         return sqlite.Spec(source.path)
+    if isinstance(source, BucketSource):
+        from keepwell.operations.buckets import objects_of
+        from keepwell.sources import bucket
+
+        return bucket.Spec(objects_of(loaded, source), source.include, source.exclude, source.allow_empty)
+    if isinstance(source, GitSource):
+        return git_spec(loaded.base, name, source)
     from keepwell.sources import files
 
     assert isinstance(source, FilesSource)
     return files.Spec(source.path, source.exclude)
+
+
+def git_spec(base: Path, name: str, source: GitSource) -> Any:
+    """`base` is the policy's folder. Raises SourceError where the password cannot be had."""
+    from keepwell.sources import git
+
+    secret = None
+    if source.password is not None:
+        secret = source.password.resolve(base, what=f"the password of source {name}", error=SourceError)
+    return git.Spec(source.path, source.url or "", source.username or "", secret, source.ssh_key, source.known_hosts)
 
 
 def spec_for_proof(facts: Facts) -> Any:
@@ -51,6 +68,12 @@ def spec_for_proof(facts: Facts) -> Any:
         from keepwell.sources import sqlite
 
         return sqlite.Spec(Path())
+    if facts["type"] == "git":
+        from keepwell.sources import git
+
+        return git.Spec(Path())
+    if facts["type"] == "bucket":
+        return None  # what was restored says all that there is to know
     if facts["type"] == "physical":
         return None  # compared file by file, before a server has changed anything
     from keepwell.sources import files

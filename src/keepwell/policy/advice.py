@@ -10,12 +10,15 @@ from pathlib import Path
 from keepwell.core import units
 from keepwell.core.clock import UTC
 from keepwell.policy import schedule
-from keepwell.policy.models import Environment, FilesSource, Policy, PostgresSource
+from keepwell.policy.models import BucketSource, Environment, FilesSource, GitSource, Policy, PostgresSource
 from keepwell.policy.secret import SecretRef
+from keepwell.vault.layout import TIERS
 
 _ANY_MONDAY = dt.datetime(2024, 1, 1, tzinfo=UTC)
 """Schedules repeat: how far apart due times are does not depend on today."""
 _SHORT_GRACE = dt.timedelta(hours=1)
+_UPLOADS = dt.timedelta(days=90)
+"""The strategy: File Storage, retention."""
 
 
 def warnings_of(policy: Policy, base: Path) -> Iterator[str]:
@@ -38,6 +41,7 @@ def warnings_of(policy: Policy, base: Path) -> Iterator[str]:
         )
     for name, environment in policy.environments.items():
         yield from _late(name, environment)
+        yield from _uploads(name, environment, policy)
         for source_name, source in environment.sources.items():
             if isinstance(source, FilesSource) and (folder := vault.folder()):
                 yield from _backs_up_itself(f"environments.{name}.sources.{source_name}", source, folder)
@@ -53,6 +57,14 @@ def _references(policy: Policy) -> Iterator[tuple[str, SecretRef]]:
         for source_name, source in environment.sources.items():
             if isinstance(source, PostgresSource):
                 yield f"environments.{name}.sources.{source_name}.url", source.url
+                if source.provider:
+                    yield f"environments.{name}.sources.{source_name}.provider.token", source.provider.account.token
+            elif isinstance(source, BucketSource):
+                for option, value in source.options.items():
+                    if isinstance(value, SecretRef):
+                        yield f"environments.{name}.sources.{source_name}.options.{option}", value
+            elif isinstance(source, GitSource) and source.password:
+                yield f"environments.{name}.sources.{source_name}.password", source.password
 
 
 def _readable(where: str, path: Path) -> Iterator[str]:
@@ -75,6 +87,20 @@ def _late(name: str, environment: Environment) -> Iterator[str]:
             f"environments.{name}.objectives.rpo_max: the schedule {environment.schedule!r} puts up to "
             f"{units.show_duration(gap.total_seconds())} of data at risk, more than "
             f"{units.show_duration(environment.objectives.rpo_max.total_seconds())}. Back up more often."
+        )
+
+
+def _uploads(name: str, environment: Environment, policy: Policy) -> Iterator[str]:
+    """Backups are taken and kept by environment: what is uploaded cannot stay longer than the database beside it."""
+    buckets = [source for source, what in environment.sources.items() if isinstance(what, BucketSource)]
+    rules = [rule for tier in TIERS if (rule := policy.keep(name).rule(tier))]
+    ages = [rule.age for rule in rules if rule.age]
+    if buckets and ages and max(ages) < _UPLOADS and not any(rule.count for rule in rules):
+        yield (
+            f"environments.{name}.keep: backups of {', '.join(buckets)} stay at most "
+            f"{units.show_duration(max(ages).total_seconds())}; the strategy keeps uploaded files 90 days. Write "
+            'keep = { daily = "30d", weekly = "90d" }, or give the bucket an environment of its own with '
+            'keep = { daily = "90d" }.'
         )
 
 

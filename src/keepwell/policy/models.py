@@ -14,8 +14,17 @@ from keepwell.policy.keep import Keep, KeepRule
 from keepwell.policy.lock import too_short
 from keepwell.policy.schedules import Schedules, too_much_jitter
 from keepwell.policy.secret import SecretRef
-from keepwell.policy.source import DATABASES, LATER_TYPES, Check, FilesSource, PostgresSource, Source, SqliteSource
-from keepwell.policy.values import Duration, Level, Name, Schedule, Span, Table, Tier, Timezone, wrong
+from keepwell.policy.source import (
+    DATABASES,
+    BucketSource,
+    Check,
+    FilesSource,
+    GitSource,
+    PostgresSource,
+    Source,
+    SqliteSource,
+)
+from keepwell.policy.values import Duration, Level, Name, Schedule, Span, Table, Tier, Timezone, nearest, wrong
 from keepwell.policy.vault import SECRET_OPTIONS, VaultKey, VaultPolicy
 from keepwell.policy.watch import Channel, Contacts, EnvironmentWatch, WatchPolicy, check_names
 from keepwell.vault.layout import RESERVED, TIERS
@@ -77,6 +86,20 @@ class Environment(Table):
                 "Write a jitter that is shorter than the time between two backups.",
                 ("jitter",),
             )
+        return self
+
+    @model_validator(mode="after")
+    def _refer_to_files(self) -> Environment:
+        for name, source in self.sources.items():
+            for number, reference in enumerate(getattr(source, "references", ())):
+                there = self.sources.get(reference.source)
+                if isinstance(there, FilesSource | BucketSource):
+                    continue
+                raise wrong(
+                    "is no source of this environment" if there is None else f"is of type {there.type}, not of files",
+                    nearest(reference.source, self.sources) or "Name a source of type files or bucket beside this one.",
+                    ("sources", name, "references", str(number), "source"),
+                )
         return self
 
     @field_validator("sources", mode="after")
@@ -178,16 +201,17 @@ class Policy(Table):
 
 __all__ = [
     "DATABASES",
-    "LATER_TYPES",
     "RETENTION",
     "SECRET_OPTIONS",
     "TIERS",
     "VERSION",
+    "BucketSource",
     "Check",
     "CopyPolicy",
     "Environment",
     "Expect",
     "FilesSource",
+    "GitSource",
     "Keep",
     "KeepRule",
     "Level",

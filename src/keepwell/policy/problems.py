@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from keepwell.policy.lines import KeyPath
-from keepwell.policy.models import LATER_TYPES, Policy
+from keepwell.policy.models import Policy
 from keepwell.policy.values import nearest
 
-_KINDS = ("postgres", "sqlite", "files")
+_KINDS = ("postgres", "sqlite", "files", "bucket", "git")
 _MENDS: dict[str, str] = {
     "version": "Write version = 1 in the first line.",
     "project": 'Write for example project = "Lead Management System".',
@@ -23,6 +23,7 @@ _MENDS: dict[str, str] = {
     "environments": "Add a table [environments.production] with sources.",
     "sources": "Add a table [environments.<name>.sources.<source>] with type and url or path.",
     "url": 'Write url = { env = "DATABASE_URL" }.',
+    "store": 'Write for example store = "s3://bucket/prefix".',
     "path": 'Write for example path = "/srv/app/uploads".',
     "name": 'Say what the check makes sure of: name = "won deals have amounts".',
 }
@@ -72,8 +73,8 @@ def _path(loc: tuple[str | int, ...]) -> KeyPath:
     path = [key for key in loc if key != "[key]"]
     if len(path) > 4 and path[0] == "environments" and path[2] == "sources":
         del path[4]
-    if len(path) > 3 and path[:2] == ["vault", "options"]:
-        del path[3]
+    if "options" in path and len(path) > (at := path.index("options") + 2):
+        del path[at]
     return tuple(path)
 
 
@@ -92,12 +93,6 @@ def _problem(path: KeyPath, kind: str, context: Mapping[str, Any], message: str,
         return Problem((*path, "type"), "is missing", f"Write one of {_quoted(_KINDS)}.")
     if kind == "union_tag_invalid":
         tag = str(context.get("tag", ""))
-        if tag in LATER_TYPES:
-            return Problem(
-                (*path, "type"),
-                f"sources of type {tag} ({LATER_TYPES[tag]}) come in a later version of keepwell",
-                f"Take the source out for now; this version knows {_quoted(_KINDS)}.",
-            )
         near = nearest(tag, _KINDS)
         return Problem(
             (*path, "type"), "is not a kind of source", f"{near} This version knows {_quoted(_KINDS)}.".strip()

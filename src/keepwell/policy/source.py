@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, model_validator
 
 from keepwell.policy import expect as expectation
 from keepwell.policy.expect import Expect
+from keepwell.policy.provider import Provider
 from keepwell.policy.secret import SecretRef
 from keepwell.policy.values import PolicyPath, Span, Table, Tier, wrong
+from keepwell.policy.vault import Address
 
 DATABASES = ("postgres", "sqlite")
+_GIT_URLS = 'Write for example url = "https://git.example.org/leads.git" or url = "git@git.example.org:leads.git".'
 
 
 def _expect(text: str) -> str:
@@ -119,6 +124,9 @@ class PostgresSource(_Database):
         default=False,
         description="Physical: whether each backup writes a row into public.keepwell_canary, which proofs look for.",
     )
+    provider: Provider | None = Field(
+        default=None, description="Who runs the database, so that the backups they take themselves are looked at too."
+    )
 
     @model_validator(mode="after")
     def _of_one_method(self) -> PostgresSource:
@@ -157,16 +165,114 @@ class FilesSource(_Source):
 
     @model_validator(mode="after")
     def _no_queries(self) -> FilesSource:
-        for number, check in enumerate(self.checks):
-            if check.sql is not None:
-                raise wrong(
-                    "files answer no queries",
-                    'Use command = ["program", "argument"] instead.',
-                    ("checks", str(number), "sql"),
-                )
+        _refuse_queries(self.checks, "files")
         return self
 
 
-Source: TypeAlias = Annotated[PostgresSource | SqliteSource | FilesSource, Field(discriminator="type")]
-LATER_TYPES = {"git": "Git repositories", "bucket": "buckets of files"}
-"""Kinds of source that a later version brings."""
+class BucketSource(_Source, Address):
+    """The objects of a bucket, or those below a prefix."""
+
+    type: Literal["bucket"]
+    include: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="Patterns of what to take; left out: everything.", examples=[["avatars/", "*.pdf"]]
+    )
+    exclude: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="Patterns of what to leave out.", examples=[["*.tmp", "cache/"]]
+    )
+    allow_empty: StrictBool = Field(default=False, description="Whether nothing at all is a backup too.")
+
+    @model_validator(mode="after")
+    def _a_bucket(self) -> BucketSource:
+        scheme = urlsplit(self.store).scheme
+        if scheme not in {"s3", "gs", "az"}:
+            raise wrong(
+                "is not the address of a bucket: s3://, gs:// or az://",
+                'For a folder write type = "files" and path.' if scheme == "file" else "",
+                ("store",),
+            )
+        _refuse_queries(self.checks, "objects")
+        return self
+
+
+def _refuse_queries(checks: tuple[Check, ...], what: str) -> None:
+    for number, check in enumerate(checks):
+        if check.sql is not None:
+            raise wrong(
+                f"{what} answer no queries",
+                'Use command = ["program", "argument"] instead.',
+                ("checks", str(number), "sql"),
+            )
+
+
+def _git_url(url: str) -> str:
+    """`https://host/path`, `ssh://[user@]host/path` or `user@host:path`; http on this machine only."""
+    try:
+        parts = urlsplit(url)
+        password, host = parts.password, parts.hostname
+    except ValueError:
+        raise wrong("is not a URL", _GIT_URLS) from None
+    if password is not None or (parts.scheme.startswith("http") and parts.username is not None):
+        raise wrong(
+            "holds a password or user name",
+            'Write them as username = "…" and password = { env = "NAME" }. If a real secret stood here, change it where it '
+            "is used.",
+        )
+    if "://" not in url:
+        if not re.fullmatch(r"[A-Za-z0-9_.][^\s:/]*:[^\s:][^\s]*", url):
+            raise wrong("is not a URL; a folder on this machine is a path", _GIT_URLS)
+        return url
+    if parts.scheme == "http" and host not in {"localhost", "127.0.0.1", "::1"}:
+        raise wrong("is not encrypted: anyone on the way can change what is backed up", "Write https://….")
+    if parts.scheme not in {"https", "http", "ssh"} or not host or host.startswith("-"):
+        raise wrong("is not a URL that repositories are read from", _GIT_URLS)
+    return url
+
+
+class GitSource(_Source):
+    """A Git repository with all its refs."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["path"]}, {"required": ["url"]}]})
+
+    type: Literal["git"]
+    path: PolicyPath | None = Field(
+        default=None, description="A working clone or a bare repository; relative to the policy file."
+    )
+    url: Annotated[str, AfterValidator(_git_url)] | None = Field(
+        default=None,
+        description="A repository on a server, without a password.",
+        examples=["https://git.example.org/leads.git", "git@git.example.org:leads.git"],
+    )
+    username: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="For https: who logs in. Default: git, which hosting services take with a token."
+    )
+    password: SecretRef | None = Field(
+        default=None, description="For https: where the password or token is to be found."
+    )
+    ssh_key: PolicyPath | None = Field(
+        default=None, description="For ssh: the private key's file. Default: what ssh itself would use."
+    )
+    known_hosts: PolicyPath | None = Field(
+        default=None, description="For ssh: the file with the server's host key. Default: that of the user."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> GitSource:
+        if (self.path is None) == (self.url is None):
+            given = "both path and url" if self.url else "neither path nor url"
+            raise wrong(
+                f"has {given}", 'Write path = "/srv/git/leads.git" or url = "https://git.example.org/leads.git".'
+            )
+        web = self.url is not None and self.url.startswith("http")
+        for name in ("username", "password"):
+            if name in self.model_fields_set and not web:
+                raise wrong("is for a url that begins with https", "Take it out.", (name,))
+        for name in ("ssh_key", "known_hosts"):
+            if name in self.model_fields_set and (web or self.url is None):
+                raise wrong("is for a url of ssh", "Take it out.", (name,))
+        _refuse_queries(self.checks, "repositories")
+        return self
+
+
+Source: TypeAlias = Annotated[
+    PostgresSource | SqliteSource | FilesSource | BucketSource | GitSource, Field(discriminator="type")
+]

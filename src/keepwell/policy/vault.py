@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -89,22 +89,15 @@ Option: TypeAlias = Annotated[
 ]
 
 
-class StorePlace(Table):
-    """A store, and what it wants to be told."""
+class Address(Table):
+    """Where objects are, and what the place wants to be told."""
 
     store: str = Field(
-        description="The store's address.",
+        description="The address.",
         examples=["file:///var/backups/leads", "s3://bucket/prefix", "sftp://user@host/path"],
     )
     options: dict[str, Option] = Field(
         default={}, description="Options of the store: endpoint, region, and others. A secret one is a reference."
-    )
-    lock: Span | None = Field(
-        default=None, description="S3: for how long nobody can delete an object after it was written (object lock)."
-    )
-    lock_mode: Literal["compliance", "governance"] = Field(
-        default="compliance",
-        description="Whether nobody at all can lift a lock, or those with s3:BypassGovernanceRetention can.",
     )
     tls_min: Literal["1.2", "1.3"] | None = Field(
         default=None, description="Refuse the store unless it offers this version of TLS or a newer one."
@@ -130,7 +123,7 @@ class StorePlace(Table):
         return value
 
     @model_validator(mode="after")
-    def _known_options(self) -> StorePlace:
+    def _known_options(self) -> Self:
         if not self.options:
             return self
         scheme = urlsplit(self.store).scheme
@@ -148,16 +141,8 @@ class StorePlace(Table):
         return self
 
     @model_validator(mode="after")
-    def _lock_where_there_is_one(self) -> StorePlace:
+    def _tls_where_there_is_any(self) -> Self:
         scheme = urlsplit(self.store).scheme
-        if self.lock is not None and scheme != "s3":
-            raise wrong(
-                f"is for s3:// stores; {scheme}:// has none that keepwell can set",
-                "Take it out. For gs:// and az:// set a retention policy on the bucket itself.",
-                ("lock",),
-            )
-        if "lock_mode" in self.model_fields_set and self.lock is None:
-            raise wrong("says how to lock, and there is no lock", 'Write for example lock = "30d".', ("lock_mode",))
         if self.tls_min is not None and scheme in {"file", "sftp"}:
             raise wrong(f"is for buckets; {scheme}:// does not use TLS", "Take it out.", ("tls_min",))
         return self
@@ -180,6 +165,31 @@ class StorePlace(Table):
         """Where a `file://` vault is; None for a bucket."""
         parts = urlsplit(self.store)
         return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+class StorePlace(Address):
+    """A store of a vault: its objects can be locked."""
+
+    lock: Span | None = Field(
+        default=None, description="S3: for how long nobody can delete an object after it was written (object lock)."
+    )
+    lock_mode: Literal["compliance", "governance"] = Field(
+        default="compliance",
+        description="Whether nobody at all can lift a lock, or those with s3:BypassGovernanceRetention can.",
+    )
+
+    @model_validator(mode="after")
+    def _lock_where_there_is_one(self) -> Self:
+        scheme = urlsplit(self.store).scheme
+        if self.lock is not None and scheme != "s3":
+            raise wrong(
+                f"is for s3:// stores; {scheme}:// has none that keepwell can set",
+                "Take it out. For gs:// and az:// set a retention policy on the bucket itself.",
+                ("lock",),
+            )
+        if "lock_mode" in self.model_fields_set and self.lock is None:
+            raise wrong("says how to lock, and there is no lock", 'Write for example lock = "30d".', ("lock_mode",))
+        return self
 
 
 class VaultPolicy(StorePlace):

@@ -199,12 +199,16 @@ class _Prover:
             )
 
     def compare(self, now: Facts, target: Any) -> list[Finding]:
-        if self.facts["type"] != "files":
-            return self.kind.compare(self.facts, now)
-        from keepwell.sources import files
+        from keepwell.sources import bucket, files, git
 
-        # With these it can say which file it is.
-        return files.compare(self.facts, now, streams=self.streams, target=target)
+        # With streams and target these can say which file, object or ref it is.
+        if self.facts["type"] == "files":
+            return files.compare(self.facts, now, streams=self.streams, target=target)
+        if self.facts["type"] == "bucket":
+            return bucket.compare(self.facts, now, streams=self.streams, target=target)
+        if self.facts["type"] == "git":
+            return git.compare(self.facts, now, streams=self.streams, target=target)
+        return self.kind.compare(self.facts, now)
 
     def ask(self, target: Any, rows: Mapping[str, int]) -> None:
         outcomes = checks.critical(self.questions.critical_tables, rows, self.facts)

@@ -12,9 +12,9 @@
     compare(then, now) -> list[Finding]           facts at backup time against facts of the restored place
     export(facts, streams, folder, context) -> dict       a portable copy that needs no keepwell (see issue: metadata.json)
 
-Facts have, for every source: `type` (postgres, sqlite, files), `bytes` (read from the source), `streams`
+Facts have, for every source: `type` (postgres, physical, sqlite, files, bucket, git), `bytes` (read from the source), `streams`
 (names in order), `warnings` (texts). Databases add `database` (name), `version` (of the server or library),
-`tables: {"public.leads": {"rows": int, "digest": hex, ...}}`. Files add `files`, `folders`, `digest`.
+`tables: {"public.leads": {"rows": int, "digest": hex, ...}}`. Files add `files`, `folders`, `digest`; buckets `files` (objects), `digest`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from keepwell.core.errors import UnsupportedFormat
 from keepwell.core.streams import Context, Facts, Finding, Sink, Streams
 from keepwell.sources.base import Exported, RestoreReport, RestoreRequest
 
-TYPES = ("postgres", "physical", "sqlite", "files")
+TYPES = ("postgres", "physical", "sqlite", "files", "bucket", "git")
 DATABASES = ("postgres", "sqlite")
 
 
@@ -36,6 +37,13 @@ class Kind(Protocol):
     def compare(self, then: Facts, now: Facts) -> list[Finding]: ...
 
     def export(self, facts: Facts, streams: Streams, folder: Any, context: Context) -> Exported: ...
+
+
+def column_of(type_name: str, target: Any, sql: str) -> Iterator[Any]:
+    """First column of every row of the query, in a restored database of that type."""
+    package: Any = importlib.import_module(f"keepwell.sources.{type_name}")
+    found: Iterator[Any] = package.column(target, sql)
+    return found
 
 
 def kind_of(type_name: str) -> Kind:

@@ -84,7 +84,7 @@ class BucketObjects:
             found = self._get(state, at)
 
     def _get(self, state: ObjectState, at: int) -> Any:
-        options: dict[str, Any] = {"if_match": state.etag} if state.etag else {}
+        options: dict[str, Any] = {"if_match": _quoted(state.etag)} if state.etag else {}
         if state.size > _RANGE:
             options["range"] = (at, min(at + _RANGE, state.size))
         try:
@@ -126,6 +126,11 @@ class BucketObjects:
 
 
 def _state(entry: Any) -> ObjectState:
-    return ObjectState(
-        entry["path"], entry["size"], entry["last_modified"].astimezone(UTC), entry["e_tag"], entry["version"]
-    )
+    etag = entry["e_tag"]
+    if etag is not None and not etag.startswith("W/"):
+        etag = etag.strip('"')  # Azure's listings have it without quotes, its readings with
+    return ObjectState(entry["path"], entry["size"], entry["last_modified"].astimezone(UTC), etag, entry["version"])
+
+
+def _quoted(etag: str) -> str:
+    return etag if etag.startswith("W/") else f'"{etag}"'

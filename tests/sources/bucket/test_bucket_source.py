@@ -42,7 +42,7 @@ class Bucket:
             self.write(name, content)
 
     def write(self, name, content, attributes=None, etag=None, modified=OLD):
-        tag = f'"{etag or hashlib.md5(content).hexdigest()}"'
+        tag = etag or hashlib.md5(content).hexdigest()
         self.held[name] = (content, attributes or {"Content-Type": "text/plain"}, modified, tag)
 
     def state(self, name):

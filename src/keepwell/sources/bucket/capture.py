@@ -214,8 +214,8 @@ class _Capture:
             self.vanished = [name for name in self.missing if name not in there]
         for state in [*there.values(), *self.doubles]:
             if state.size:
-                unreadable.append(state.name)
-            else:
+                unreadable.append(state.name or "/")
+            elif state.name:
                 self.add(Entry(state.name, 0, 0, _NOTHING, state.modified, folder=True))
         if unreadable:
             named = ", ".join(repr(name) for name in unreadable[:_MOST_NAMED])

@@ -16,7 +16,7 @@ from keepwell.core.streams import Buffer
 from keepwell.sources.bucket.spec import asked
 
 _TRIES = 4
-_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+_MD5 = re.compile("([0-9a-f]{32})")
 _ENOUGH = 3
 
 
