@@ -50,7 +50,7 @@ def test_an_unknown_key_names_the_one_that_was_meant(refused, refused_production
     assert 'Did you mean "schedule"?' in error
     assert 'Did you mean "critical_tables"?' in str(refused_production(source='critical_table = ["users"]\n'))
     error = str(refused_production(source='excludes = ["a"]\n'))
-    assert "Known here are: checks, critical_tables, path, portable, type." in error
+    assert "Known here are: checks, critical_tables, path, portable, references, type." in error
     error = str(refused(HEAD.replace("version", 'projekt = "x"\nversion', 1) + SOURCE))
     assert 'keepwell.toml:1: projekt: is not a key of this table\n    Did you mean "project"?' in error
     assert 'Did you mean "expect"?' in str(
@@ -272,8 +272,10 @@ def test_what_is_no_path_is_refused(refused, path):
             "provider.neon.token: is written out in plain text",
         ),
         (
-            "type = 'postgres'\nurl = { env = 'A' }\nprovider = { neon = { project = 'p', token = { env = 'T' }, "
-            "endpoint = 'http://neon.example' } }",
+            (
+                "type = 'postgres'\nurl = { env = 'A' }\nprovider = { neon = { project = 'p', token = { env = 'T' }, "
+                "endpoint = 'http://neon.example' } }"
+            ),
             "provider.neon.endpoint: is not encrypted, and the token would be sent there",
         ),
         ("type = 'mysql'", "type: is not a kind of source"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.rados import rados_gateway
 from support.servers import azurite_server, moto_server, rclone_s3
 from support.sftp import ssh_server
 
@@ -15,6 +16,12 @@ def moto():
 @pytest.fixture(scope="session")
 def azurite():
     with azurite_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rados(tmp_path_factory):
+    with rados_gateway(tmp_path_factory.mktemp("rados")) as server:
         yield server
 
 

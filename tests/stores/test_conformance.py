@@ -20,11 +20,16 @@ BACKENDS = [
     "memory",
     "faulty",
     pytest.param("s3", marks=pytest.mark.slow),
+    pytest.param("rados", marks=pytest.mark.slow),
     pytest.param("locked", marks=pytest.mark.slow),
     pytest.param("az", marks=pytest.mark.slow),
     pytest.param("gs", marks=pytest.mark.slow),
     pytest.param("sftp", marks=pytest.mark.slow),
 ]
+
+
+SERVERS = {"s3": "moto", "locked": "moto", "rados": "rados", "az": "azurite", "sftp": "sshd"}
+"""The fixture of the server that a backend speaks to."""
 
 
 @pytest.fixture(params=BACKENDS)
@@ -44,17 +49,17 @@ def store(request, tmp_path):
                 )
             made = open_store(f"gs://{bucket}/keepwell-test-{secrets.token_hex(8)}")
         case "locked":
-            server = request.getfixturevalue("moto")
+            server = request.getfixturevalue(SERVERS["locked"])
             bucket = f"locked-{secrets.token_hex(8)}"
             boto3.client("s3", **server.boto).create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
             # Over as soon as it began, so that what is put can be deleted, as the suite wants it.
             made = open_store(f"s3://{bucket}/deep", server.options, lock=Lock(dt.timedelta(microseconds=1)))
         case "sftp":
-            server = request.getfixturevalue("sshd")
+            server = request.getfixturevalue(SERVERS["sftp"])
             folder = server.store / "deep" / secrets.token_hex(8)
             made = open_store(server.url_of(folder), server.options, create=True)
         case kind:
-            server = request.getfixturevalue({"s3": "moto", "az": "azurite"}[kind])
+            server = request.getfixturevalue(SERVERS[kind])
             made = open_store(f"{server.url}/deep/{secrets.token_hex(8)}", server.options)
     yield made
     if request.param == "gs":
@@ -293,8 +298,7 @@ def test_the_address_opens_the_same_store_again(store, request):
     if "memory" in store.url:
         pytest.skip("memory is not shared")
     store.put("here", b"1")
-    fixtures = {"s3": "moto", "az": "azurite", "sftp": "sshd"}
-    fixture = fixtures.get(store.url.partition(":")[0])
+    fixture = SERVERS.get(request.node.callspec.params["store"])
     options = request.getfixturevalue(fixture).options if fixture else None
     again = open_store(store.url, options)
     assert again.get("here") == b"1"

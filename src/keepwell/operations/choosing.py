@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from keepwell.core.errors import BackupNotFound, SourceError, UsageError
+from keepwell.core.streams import Context, Facts, Streams
 from keepwell.policy.values import nearest
 
 if TYPE_CHECKING:
+    from keepwell.proof.references import Lookup
     from keepwell.vault.vault import BackupReader
 
 
@@ -24,6 +26,16 @@ def missing_sources(reader: BackupReader) -> dict[str, str]:
         for name, source in reader.sources.items()
         if source["status"] != "complete"
     }
+
+
+def lookup_in(reader: BackupReader, context: Context) -> Lookup:
+    """The other sources of the same backup, for what a database refers to."""
+
+    def lookup(name: str) -> tuple[Facts, Streams]:
+        require_source(reader, name)
+        return reader.facts(name), reader.streams(name, context.jobs)
+
+    return lookup
 
 
 def require_source(reader: BackupReader, name: str) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from keepwell.core.errors import KeepwellError, UsageError
+from keepwell.core.errors import KeepwellError, UnsafeStore, UsageError
 from keepwell.core.streams import Context, Json
 from keepwell.policy.load import LoadedPolicy
 from keepwell.policy.vault import StorePlace
+from keepwell.stores import open_store
+from keepwell.stores.probe import verify_conditional_put
 
 Finding: TypeAlias = tuple[Literal["ok", "warn", "fail"], str, str]
 """State, what, mend."""
@@ -58,7 +61,8 @@ class ProtectResult:
 def protect(loaded: LoadedPolicy, context: Context, *, copy: str | None = None, dry_run: bool = False) -> ProtectResult:
     """Sets what the strategy demands of the bucket of the vault, or of a copy's. Nothing that is there is taken away.
 
-    Raises UsageError where there is no such copy or the store is no S3 bucket, StoreError where a setting cannot be read or set.
+    Raises UsageError where there is no such copy or the store is no S3 bucket, StoreError where a setting cannot be read or set,
+    UnsafeStore where the bucket overwrites objects once it has versions; then versioning is suspended again.
     """
     place: StorePlace = loaded.policy.vault
     if copy is not None:
@@ -80,13 +84,40 @@ def protect(loaded: LoadedPolicy, context: Context, *, copy: str | None = None, 
     for change in changes(bucket, Wants(place.lock is not None, place.tls_min, _kms_key(place))):
         context.progress.note(f"{'Would set' if dry_run else 'Setting'}: {change.what}")
         if not dry_run:
+            if change.topic == "object lock":  # it cannot be turned off again
+                _refuse_overwriting(loaded.base, place)
             try:
                 change.apply()
             except Exception as error:
                 raise aws.explain(error, bucket.url, f"changed ({change.topic})") from None
+            if change.undo is not None:
+                _refuse_overwriting(loaded.base, place, change.undo)
         done.append(change.what)
     left = () if dry_run else tuple(f for f in examine_bucket(place, loaded.base) if f[0] != "ok")
     return ProtectResult(place.store, dry_run, tuple(done), left)
+
+
+def _refuse_overwriting(base: Path, place: StorePlace, undo: Callable[[], object] | None = None) -> None:
+    """Some servers (Ceph) honour conditional puts only in buckets without versions."""
+    with contextlib.closing(open_store(place.store, place.store_options(base))) as store:
+        try:
+            verify_conditional_put(store)
+        except UnsafeStore as error:
+            if undo is None:
+                raise
+            try:
+                undo()
+            except Exception as failure:
+                raise UnsafeStore(
+                    f"{error.message} Versioning was turned on, and could not be suspended again: {failure}.",
+                    hint="Suspend the bucket's versioning yourself, or use another server.",
+                ) from None
+            raise UnsafeStore(
+                f"With versioning the bucket of {store.url} overwrites objects, although it is asked not to: versioning was "
+                "suspended again.",
+                hint="On this server leave versioning off and do without object lock, or use a server that has both "
+                "(Amazon S3, MinIO). keepwell doctor says what else the bucket lacks.",
+            ) from None
 
 
 def _kms_key(place: StorePlace) -> str:

@@ -48,7 +48,10 @@ class Rehearsal:
         archive = vault.wal(environment, name, mine.system)
         try:
             windows = windows_of(backups, environment, name, mine.system, archive)
-            chosen = _moment(windows, mine, bases_of(backups, environment, name))
+            # Files are as old as the backup: what a later state of the database refers to may not be there yet.
+            with_files = bool(getattr(source, "references", ()))
+            later = _moment(windows, mine, bases_of(backups, environment, name))
+            chosen = Recovery(immediate=True) if with_files else later
             plan = plan_for(backups, mine.backup, name, chosen, lambda system: vault.wal(environment, name, system))
             findings = _gaps(vault, backups, environment, name, mine)
             log = log_source(archive) if needs_log(plan) else None

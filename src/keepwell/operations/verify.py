@@ -11,7 +11,7 @@ from typing import Any
 from keepwell.core.clock import iso
 from keepwell.core.errors import Damaged, StoreError, UnsupportedFormat
 from keepwell.core.streams import Context, Finding, Json
-from keepwell.operations.choosing import missing_sources, require_source
+from keepwell.operations.choosing import lookup_in, missing_sources, require_source
 from keepwell.operations.opening import open_vault
 from keepwell.operations.rehearsal import Rehearsal
 from keepwell.operations.specs import spec_for_proof
@@ -156,7 +156,7 @@ def _prove_all(
             facts,
             reader.streams(name, context.jobs),
             spec_for_proof(facts),
-            _questions(loaded, policy.get(name), str(reader.backup.id), name, level, context),
+            _questions(loaded, policy.get(name), reader, name, level, context),
             level,
             context,
             prepare=rehearsal.prepare if rehearsal else None,
@@ -168,14 +168,21 @@ def _prove_all(
 
 
 def _questions(
-    loaded: LoadedPolicy, source: Source | None, backup: str, name: str, level: Level, context: Context
+    loaded: LoadedPolicy, source: Source | None, reader: BackupReader, name: str, level: Level, context: Context
 ) -> Questions:
     if source is None:
         if level == LEVELS[-1]:
             context.progress.warn(f"the policy has no source {name} any more, so it has no checks")
         return Questions()
-    names = {"KEEPWELL_BACKUP": backup, "KEEPWELL_SOURCE": name}
-    return Questions(tuple(getattr(source, "critical_tables", ())), source.checks, loaded.base, names)
+    names = {"KEEPWELL_BACKUP": str(reader.backup.id), "KEEPWELL_SOURCE": name}
+    return Questions(
+        tuple(getattr(source, "critical_tables", ())),
+        source.checks,
+        loaded.base,
+        names,
+        tuple(getattr(source, "references", ())),
+        lookup_in(reader, context),
+    )
 
 
 def _phases(sources: Mapping[str, SourceProof]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, model_valida
 from keepwell.policy import expect as expectation
 from keepwell.policy.expect import Expect
 from keepwell.policy.provider import Provider
+from keepwell.policy.references import References
 from keepwell.policy.secret import SecretRef
 from keepwell.policy.values import PolicyPath, Span, Table, Tier, wrong
 from keepwell.policy.vault import Address
@@ -84,6 +85,10 @@ class _Database(_Source):
         default=(),
         description="Tables that must exist and have rows in every proof.",
         examples=[["users", "public.leads"]],
+    )
+    references: References = Field(
+        default=(),
+        description="What the database refers to in a source of files or objects: every proof looks whether it is there.",
     )
 
 

@@ -11,10 +11,12 @@ from typing import Any
 from keepwell.core.errors import Interrupted, KeepwellError, ObjectMissing, StoreError, VaultKeyError
 from keepwell.core.streams import Context, Discard, Facts, Finding, Json, Streams
 from keepwell.policy.models import Check
+from keepwell.policy.references import Reference
 from keepwell.policy.values import Level
-from keepwell.proof import checks
+from keepwell.proof import checks, references
 from keepwell.proof.checks import CheckOutcome
 from keepwell.proof.levels import reaches
+from keepwell.proof.references import Lookup
 from keepwell.proof.tally import Tally
 from keepwell.sources.base import RestoreRequest
 from keepwell.sources.registry import Kind
@@ -33,6 +35,9 @@ class Questions:
     """Where commands run."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Further environment variables for commands."""
+    references: tuple[Reference, ...] = ()
+    lookup: Lookup | None = None
+    """Where `references` lead to; given wherever there are any."""
 
 
 @dataclass
@@ -216,6 +221,9 @@ class _Prover:
             outcomes.append(
                 checks.run(check, self.kind, target, self.questions.base, self.questions.names, self.context)
             )
+        for reference in self.questions.references:
+            assert self.questions.lookup is not None
+            outcomes.append(references.check(reference, self.proof.type, target, self.questions.lookup, self.context))
         self.proof.checks = outcomes
         self.proof.found(
             *(Finding(f"check {outcome.name!r}", outcome.problem) for outcome in outcomes if not outcome.passed)
@@ -226,6 +234,7 @@ class _Prover:
         asked = {outcome.name for outcome in self.proof.checks}
         wanted = [outcome.name for outcome in checks.critical(self.questions.critical_tables, {}, {})]
         wanted += [check.name for check in self.questions.checks]
+        wanted += [reference.title for reference in self.questions.references]
         self.proof.checks += [
             CheckOutcome(name, False, "could not be carried out") for name in wanted if name not in asked
         ]

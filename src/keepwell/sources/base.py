@@ -9,6 +9,7 @@
     examine(target, facts, context) -> list[Finding]      the place's own integrity checks
     count_rows(target, facts) -> dict[str, int]   rows per table there (files: none)
     query(target, sql) -> Any                     first column of the first row: for the policy's checks
+    column(target, sql) -> Iterator[Any]          databases: first column of every row
     compare(then, now) -> list[Finding]           facts at backup time against facts of the restored place
     export(facts, streams, folder, context) -> dict       a portable copy that needs no keepwell (see issue: metadata.json)
 

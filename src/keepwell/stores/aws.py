@@ -13,6 +13,8 @@ from keepwell.core.errors import ObjectMissing, StoreDenied, StoreError, StoreFu
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _DENIED = {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403"}
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404"}
+NO_LOCK = {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration"}
+"""What servers call it when a bucket has no object lock."""
 _FULL = {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "StorageFull", "507"}
 
 

@@ -149,6 +149,14 @@ class LockedStore(CloudStore):
         if found != content:
             raise ObjectExists(f"{name} is already in {self.url}, with other content.")
 
+    def _lockable(self) -> bool:
+        """Whether the bucket says that it has object lock, for servers whose refusal does not say why (Ceph)."""
+        try:
+            self._at.client.get_object_lock_configuration(Bucket=self._at.name)
+        except Exception as error:
+            return aws.code_of(error) not in aws.NO_LOCK
+        return True
+
     def _look(self, name: str) -> dict[str, Any] | None:
         check_name(name)
         try:
@@ -166,8 +174,9 @@ class LockedStore(CloudStore):
     def _explain(self, error: Exception, done: str, name: str) -> StoreError:
         if isinstance(error, StoreError):
             return error
-        text = str(error)
-        if aws.code_of(error) in {"InvalidRequest", "InvalidArgument", "InvalidRequest400"} and "ock" in text:
+        if aws.code_of(error) in {"InvalidRequest", "InvalidArgument", "InvalidRequest400"} and (
+            "ock" in str(error) or not self._lockable()
+        ):
             return UnsafeStore(
                 f"{name} could not be {done}: the bucket of {self.url} has no object lock ({aws.code_of(error)}).",
                 hint="`keepwell store protect` turns it on where the server allows that for a bucket that exists (Amazon "

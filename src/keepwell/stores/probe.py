@@ -33,7 +33,8 @@ def verify_conditional_put(store: Store) -> None:
                 "keepwell asked it not to.",
                 hint="Two backups at once, or one retry after a lost answer, could destroy what another backup needs. "
                 "Use a store that honours conditional puts (If-None-Match): Amazon S3, Google Cloud Storage, Azure "
-                "Blob Storage, MinIO, a local folder. `rclone serve s3` is known not to.",
+                "Blob Storage, MinIO, a local folder. `rclone serve s3` is known not to; Ceph's gateway honours them only "
+                "in buckets without versioning and object lock.",
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from keepwell.stores import aws
 from keepwell.stores.aws import S3Bucket
-from keepwell.stores.settings import BLOCKS, Wants, demands_tls, policy_of, read, rules_of
+from keepwell.stores.settings import BLOCKS, Wants, demands_tls, encryption_of, policy_of, read, rules_of
 
 RULE = "keepwell-old-versions"
 OLD_VERSIONS_DAYS = 30
@@ -24,6 +24,8 @@ class Change:
     what: str
     """For people: `versioning on`."""
     apply: Callable[[], object]
+    undo: Callable[[], object] | None = None
+    """Where the setting can make the server overwrite objects."""
 
 
 def changes(bucket: S3Bucket, wants: Wants) -> Iterator[Change]:
@@ -44,9 +46,9 @@ def changes(bucket: S3Bucket, wants: Wants) -> Iterator[Change]:
 
 
 def _encryption(bucket: S3Bucket, wants: Wants) -> Iterator[Change]:
-    missing = {"ServerSideEncryptionConfigurationNotFoundError"}
-    found = read(bucket.client.get_bucket_encryption, missing, Bucket=bucket.name)
-    rules = found["ServerSideEncryptionConfiguration"]["Rules"] if found else []
+    rules = encryption_of(bucket)
+    if rules is None:
+        return
     if rules and (not wants.kms_key or wants.kms_key in str(rules)):
         return
     default = (
@@ -67,10 +69,13 @@ def _versioning(bucket: S3Bucket) -> Iterator[Change]:
         yield Change(
             "versioning",
             "versioning on",
-            lambda: bucket.client.put_bucket_versioning(
-                Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"}
-            ),
+            lambda: _set_versioning(bucket, "Enabled"),
+            undo=lambda: _set_versioning(bucket, "Suspended"),
         )
+
+
+def _set_versioning(bucket: S3Bucket, status: str) -> None:
+    bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": status})
 
 
 def _public(bucket: S3Bucket) -> Iterator[Change]:
@@ -90,8 +95,7 @@ def _public(bucket: S3Bucket) -> Iterator[Change]:
 def _lock(bucket: S3Bucket, wants: Wants) -> Iterator[Change]:
     if not wants.locked:
         return
-    missing = {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration"}
-    found = read(bucket.client.get_object_lock_configuration, missing, Bucket=bucket.name)
+    found = read(bucket.client.get_object_lock_configuration, aws.NO_LOCK, Bucket=bucket.name)
     if not found or found.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
         yield Change(
             "object lock",

@@ -87,6 +87,16 @@ def read(ask: Callable[..., Any], missing: set[str], **arguments: Any) -> dict[s
     return found
 
 
+def encryption_of(bucket: S3Bucket) -> list[dict[str, Any]] | None:
+    """The rules of encryption at rest; None where the server does not know such a thing (Ceph answers with something else)."""
+    missing = {"ServerSideEncryptionConfigurationNotFoundError"}
+    found = read(bucket.client.get_bucket_encryption, missing, Bucket=bucket.name)
+    if found is None:
+        return []
+    rules: list[dict[str, Any]] | None = found.get("ServerSideEncryptionConfiguration", {}).get("Rules")
+    return rules
+
+
 def policy_of(bucket: S3Bucket) -> dict[str, Any]:
     found = read(bucket.client.get_bucket_policy, {"NoSuchBucketPolicy"}, Bucket=bucket.name)
     policy: dict[str, Any] = json.loads(found["Policy"]) if found else {"Version": "2012-10-17", "Statement": []}
@@ -127,10 +137,10 @@ def _region(bucket: S3Bucket) -> Iterator[Setting]:
 
 
 def _encryption(bucket: S3Bucket, wants: Wants) -> Iterator[Setting]:
-    found = read(
-        bucket.client.get_bucket_encryption, {"ServerSideEncryptionConfigurationNotFoundError"}, Bucket=bucket.name
-    )
-    rules = found["ServerSideEncryptionConfiguration"]["Rules"] if found else []
+    rules = encryption_of(bucket)
+    if rules is None:
+        yield Setting("encryption", "ok", "this server has no such setting")
+        return
     rule: dict[str, Any] = next(
         (r["ApplyServerSideEncryptionByDefault"] for r in rules if "ApplyServerSideEncryptionByDefault" in r), {}
     )

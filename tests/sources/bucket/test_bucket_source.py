@@ -276,7 +276,9 @@ def test_the_round_trip_names_the_object_that_is_not_what_was_backed_up(tmp_path
 
 def test_one_object_or_prefix_comes_back_by_its_path_and_a_wrong_one_is_told_with_what_is_near(tmp_path):
     facts, streams = taken(Bucket(**{"img/a": b"1", "img/b": b"2", "doc/c": b"3", "img": b"4"}))
-    report = bucket.restore(facts, streams, Target(tmp_path / "out"), RestoreRequest(paths=("img/", "doc/c")), Context())
+    report = bucket.restore(
+        facts, streams, Target(tmp_path / "out"), RestoreRequest(paths=("img/", "doc/c")), Context()
+    )
     assert report.files == 4
     report = bucket.restore(facts, streams, Target(tmp_path / "one"), RestoreRequest(paths=("img/b",)), Context())
     assert {p.name for p in (tmp_path / "one").rglob("*") if p.is_file()} == {"b", "keepwell-objects.jsonl"}

@@ -233,7 +233,7 @@ def test_what_is_incomplete_or_damaged_is_an_error_and_no_backup(project, tmp_pa
     with pytest.raises(SourceError, match="refs/heads/broken is broken"):
         project.backup()
     (project.folder / ".git/refs/heads/broken").write_text("1" * 40 + "\n")
-    with pytest.raises(SourceError, match="missing object|bad object"):
+    with pytest.raises(SourceError, match=r"missing object|bad object"):
         project.backup()
 
 
@@ -283,7 +283,10 @@ def test_nothing_of_the_repository_or_of_the_user_is_executed(project, tmp_path,
         project.restore(facts, target.path)
         assert git.examine(target, facts, Context()) == []
     assert not (tmp_path / "executed").exists()
-    assert sorted(os.listdir(tmp_path / "back" / ".git" / "hooks") if (tmp_path / "back/.git/hooks").exists() else []) == []
+    assert (
+        sorted(os.listdir(tmp_path / "back" / ".git" / "hooks") if (tmp_path / "back/.git/hooks").exists() else [])
+        == []
+    )
 
 
 def test_what_is_not_in_a_repository_is_said_by_count(project):

@@ -45,7 +45,9 @@ class Selection:
         near: list[str] = []
         for entry in entries:
             # Objects of a bucket lie below folders that no entry is of.
-            missing = missing and {path for path in missing if path != entry.path and not entry.path.startswith(path + b"/")}
+            missing = missing and {
+                path for path in missing if path != entry.path and not entry.path.startswith(path + b"/")
+            }
             if self._wanted and len(near) < _MOST_NAMES:
                 near.append(show(entry.path) + ("/" if entry.type == FOLDER else ""))
             if entry.type == HARDLINK:

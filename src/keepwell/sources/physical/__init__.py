@@ -1,7 +1,7 @@
 """PostgreSQL, physical: the cluster's files over the replication protocol, and recovery to any moment."""
 
 from keepwell.sources.physical.capture import capture
-from keepwell.sources.physical.examine import compare, count_rows, examine, query
+from keepwell.sources.physical.examine import column, compare, count_rows, examine, query
 from keepwell.sources.physical.export import export
 from keepwell.sources.physical.restore import compare_files, restore
 from keepwell.sources.physical.sandbox import respec, sandbox
@@ -13,6 +13,7 @@ __all__ = [
     "Spec",
     "Target",
     "capture",
+    "column",
     "compare",
     "compare_files",
     "count_rows",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from keepwell.core.errors import SourceError
@@ -15,6 +16,7 @@ from keepwell.sources.physical.start import feeding, programs_for, put_readable
 from keepwell.sources.physical.target import Sandbox
 from keepwell.sources.postgres.connection import Connection, connected, one_line
 from keepwell.sources.postgres.examine import amcheck
+from keepwell.sources.postgres.examine import column as values
 from keepwell.sources.postgres.examine import query as ask
 from keepwell.sources.postgres.server import SETTINGS
 from keepwell.sources.postgres.spec import Target as Database
@@ -71,6 +73,11 @@ def count_rows(target: Sandbox, facts: Facts) -> dict[str, int]:  # noqa: ARG001
 def query(target: Sandbox, sql: str) -> Any:
     """First column of the first row; None where there is no row. Nothing can be changed by it. Raises SourceError."""
     return ask(Database(target.url), sql)
+
+
+def column(target: Sandbox, sql: str) -> Iterator[Any]:
+    """First column of every row. Nothing can be changed by it. Raises SourceError."""
+    return values(Database(target.url), sql)
 
 
 def compare(then: Facts, now: Facts) -> list[Finding]:

@@ -1,7 +1,7 @@
 """PostgreSQL by pg_dump sections under one snapshot, with rows and a digest per table."""
 
 from keepwell.sources.postgres.dump import capture
-from keepwell.sources.postgres.examine import compare, count_rows, examine, query
+from keepwell.sources.postgres.examine import column, compare, count_rows, examine, query
 from keepwell.sources.postgres.export import export
 from keepwell.sources.postgres.restore import restore
 from keepwell.sources.postgres.sandbox import respec, sandbox
@@ -11,6 +11,7 @@ __all__ = [
     "Spec",
     "Target",
     "capture",
+    "column",
     "compare",
     "count_rows",
     "examine",

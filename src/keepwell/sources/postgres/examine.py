@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from keepwell.core.errors import Interrupted, SourceError
@@ -103,6 +104,30 @@ def query(target: Target, sql: str) -> Any:
             if not connection.closed:
                 connection.execute("ROLLBACK")
     return row[0] if row else None
+
+
+def column(target: Target, sql: str) -> Iterator[Any]:
+    """First column of every row, as they come. Nothing can be changed by it. Raises SourceError."""
+    import psycopg
+
+    address = parse(target.url)
+    with connected(address) as connection:
+        connection.execute("BEGIN READ ONLY")
+        try:
+            # With a name, rows come in portions, and no answer is too large.
+            with connection.cursor(name="keepwell_references") as cursor:
+                cursor.itersize = 10_000
+                cursor.execute(sql)
+                for row in cursor:
+                    yield row[0]
+        except psycopg.Error as error:
+            raise SourceError(
+                f"the query failed: {one_line(address.scrub(str(error)))}",
+                hint=f"Mend references in the policy; it says: {sql.strip()}",
+            ) from error
+        finally:
+            if not connection.closed:
+                connection.execute("ROLLBACK")
 
 
 def compare(then: Facts, now: Facts) -> list[Finding]:

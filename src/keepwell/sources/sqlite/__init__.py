@@ -2,7 +2,7 @@
 
 from keepwell.sources.sqlite.capture import capture
 from keepwell.sources.sqlite.export import export
-from keepwell.sources.sqlite.proof import compare, count_rows, examine, query, respec, sandbox
+from keepwell.sources.sqlite.proof import column, compare, count_rows, examine, query, respec, sandbox
 from keepwell.sources.sqlite.restore import restore
 from keepwell.sources.sqlite.spec import Spec, Target
 
@@ -10,6 +10,7 @@ __all__ = [
     "Spec",
     "Target",
     "capture",
+    "column",
     "compare",
     "count_rows",
     "examine",

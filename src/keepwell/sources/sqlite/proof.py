@@ -69,6 +69,19 @@ def query(target: Target, sql: str) -> Any:
     return row[0] if row else None
 
 
+def column(target: Target, sql: str) -> Iterator[Any]:
+    """First column of every row, as they come. Reads only. Raises SourceError."""
+    with reading(target.path) as connection:
+        connection.set_authorizer(_read_only)
+        try:
+            for row in connection.execute(sql):
+                yield row[0]
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise SourceError(
+                f"the query failed: {error}", hint=f"Mend references in the policy; it says: {sql.strip()}"
+            ) from error
+
+
 def compare(then: Facts, now: Facts) -> list[Finding]:
     """Rows and digests table by table, objects, settings and foreign keys; one finding for each difference."""
     findings = []
