@@ -55,7 +55,7 @@ class Auditor:
         if result["result"] != "failed":
             if job.kind == "backup":
                 self.runs.append(job.ident)
-            elif job.kind == "verify":
+            elif job.kind in {"verify", "drill"}:
                 self.near.prove_newest(job.environment)
             elif job.kind == "prune":
                 gone = self.near.prune(now)
