@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keepwell.operations.status import EnvironmentStatus
+    from keepwell.watch.seen import ProviderSeen
     from keepwell.watch.state import Alert
 
 _WORDS = {"ok": ("well", "green"), "warn": ("look at this", "yellow"), "fail": ("NOT WELL", "red")}
@@ -38,6 +39,7 @@ def run(
     of the watch, change nothing and tell nobody. What is acknowledged or silenced does not count.
     """
     from keepwell.operations.status import status
+    from keepwell.watch.providers import providers_of, providers_seen
 
     if nagios and exit_code:
         raise UsageError("--nagios has exit codes of its own", hint="Leave --exit-code out.")
@@ -58,9 +60,14 @@ def run(
             pressing = []
         found = status(loaded, context)
         now = context.clock.now()
+        own = providers_of(loaded, now)
     session.output.document(
         [
-            entry.json() | {"alerts": [document(a) for a in alerts if a.environment in {None, entry.environment}]}
+            entry.json()
+            | {
+                "alerts": [document(a) for a in alerts if a.environment in {None, entry.environment}],
+                "providers": [each for each in own if each["environment"] == entry.environment],
+            }
             for entry in found
         ]
     )
@@ -68,6 +75,8 @@ def run(
         if number:
             session.output.say()
         _tell(session.output, entry)
+        for each in providers_seen(p for p in own if p["environment"] == entry.environment):
+            _line(session.output, f"{each.provider}'s own", _in_words(each, now))
     _tell_alerts(session.output, alerts, now)
     severities = {alert.severity for alert in pressing}
     return 1 if "failure" in severities else 3 if severities else 0
@@ -97,6 +106,15 @@ def _nagios(session: Session) -> int:
     session.output.document({"state": word, "exit_code": code, "alerts": [document(a) for a in look.pressing]})
     session.output.say(f"KEEPWELL {word} - {line}" + (f" | {' '.join(numbers)}" if numbers else ""))
     return code
+
+
+def _in_words(own: ProviderSeen, now: dt.datetime) -> str:
+    if own.error:
+        return f"{own.source}: cannot be asked for: {own.error}"
+    if own.newest is None:
+        return f"{own.source}: none"
+    reach = f", back to {span(own.window)} ago" if own.window is not None else ""
+    return f"{own.source}: newest {_ago(now - own.newest)}{reach}  (target {span(own.wanted)})"
 
 
 def _tell_alerts(output: Output, alerts: Sequence[Alert], now: dt.datetime) -> None:

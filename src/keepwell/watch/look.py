@@ -24,13 +24,14 @@ from keepwell.watch.book import Book, Pages, place
 from keepwell.watch.heartbeat import beat
 from keepwell.watch.notify import Delivery, deliver, failing, manner_of, post_events
 from keepwell.watch.outside import copies_of, copies_seen, wal_of, wal_seen
-from keepwell.watch.seen import ProviderSeen, Seen, StoreSeen
+from keepwell.watch.providers import providers_of, providers_seen
+from keepwell.watch.seen import Seen, StoreSeen
 from keepwell.watch.state import Alert, Event, Silence, advance
 
 _AWAY = dt.timedelta(hours=1)
 _COPIES_EVERY, _WAL_EVERY = dt.timedelta(minutes=15), dt.timedelta(minutes=5)
+_PROVIDERS_EVERY = dt.timedelta(minutes=15)
 _OF_RUNS = frozenset({"run-failed", "run-long", "channel-failed"})
-Providers = Callable[[LoadedPolicy, Context], tuple[ProviderSeen, ...]]
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,6 @@ class Watcher:
     """Keeps the keys of the vault between looks, so that each costs a listing and no more. One look at a time."""
 
     loaded: LoadedPolicy
-    providers: Providers | None = None
-    """What asks the providers of managed databases; None: nobody does."""
     _vault: Vault | None = field(default=None, repr=False)
 
     @property
@@ -151,6 +150,9 @@ class Watcher:
                 write=write,
             )
             wal = self._seldom("wal", _WAL_EVERY, now, lambda _: wal_of(self.loaded, vault, now), write=write)
+            own = self._seldom(
+                "providers", _PROVIDERS_EVERY, now, lambda _: providers_of(self.loaded, now), write=write
+            )
             with self.book.look() as pages:
                 known = self._known(pages, now, gather.store_of(self.loaded, vault, slow))
                 seen = dataclasses.replace(
@@ -165,7 +167,7 @@ class Watcher:
                 seen,
                 copies=copies_seen(copies["value"] or {}),
                 wal=wal_seen(wal["value"] or []),
-                providers=self.providers(self.loaded, context) if self.providers else (),
+                providers=providers_seen(own["value"] or []),
             )
         except KeepwellError as error:
             self._vault = None
