@@ -81,11 +81,13 @@ def protect(loaded: LoadedPolicy, context: Context, *, copy: str | None = None, 
 
     bucket = aws.open_bucket(place.store, place.store_options(loaded.base))
     done = []
-    for change in changes(bucket, Wants(place.lock is not None, place.tls_min, _kms_key(place))):
+    wanted = list(changes(bucket, Wants(place.lock is not None, place.tls_min, _kms_key(place))))
+    # A lock cannot be turned off again, and a policy may shut out the very address that is used here: so before all else.
+    if not dry_run and any(change.topic == "object lock" for change in wanted):
+        _refuse_overwriting(loaded.base, place)
+    for change in wanted:
         context.progress.note(f"{'Would set' if dry_run else 'Setting'}: {change.what}")
         if not dry_run:
-            if change.topic == "object lock":  # it cannot be turned off again
-                _refuse_overwriting(loaded.base, place)
             try:
                 change.apply()
             except Exception as error:
