@@ -76,16 +76,19 @@ def protect(loaded: LoadedPolicy, context: Context, *, copy: str | None = None, 
             hint="docs/how-to/stores.md says what to look at elsewhere.",
         )
     from keepwell.stores import aws
-    from keepwell.stores.protect import changes
+    from keepwell.stores.protect import changes, clear_probes
     from keepwell.stores.settings import Wants
 
     bucket = aws.open_bucket(place.store, place.store_options(loaded.base))
     done = []
-    wanted = list(changes(bucket, Wants(place.lock is not None, place.tls_min, _kms_key(place))))
+    wants = Wants(place.lock is not None, place.tls_min, _kms_key(place))
     # A lock cannot be turned off again, and a policy may shut out the very address that is used here: so before all else.
-    if not dry_run and any(change.topic == "object lock" for change in wanted):
+    if not dry_run and any(change.topic == "object lock" for change in changes(bucket, wants)):
         _refuse_overwriting(loaded.base, place)
-    for change in wanted:
+        clear_probes(bucket)
+    for change in changes(
+        bucket, wants
+    ):  # each is found when those before it were made: two may change the same policy
         context.progress.note(f"{'Would set' if dry_run else 'Setting'}: {change.what}")
         if not dry_run:
             try:
@@ -94,6 +97,7 @@ def protect(loaded: LoadedPolicy, context: Context, *, copy: str | None = None, 
                 raise aws.explain(error, bucket.url, f"changed ({change.topic})") from None
             if change.undo is not None:
                 _refuse_overwriting(loaded.base, place, change.undo)
+                clear_probes(bucket)
         done.append(change.what)
     left = () if dry_run else tuple(f for f in examine_bucket(place, loaded.base) if f[0] != "ok")
     return ProtectResult(place.store, dry_run, tuple(done), left)

@@ -9,6 +9,7 @@ from typing import Any
 
 from keepwell.stores import aws
 from keepwell.stores.aws import S3Bucket
+from keepwell.stores.probe import PREFIX as PROBES
 from keepwell.stores.settings import BLOCKS, Wants, demands_tls, encryption_of, policy_of, read, rules_of
 
 RULE = "keepwell-old-versions"
@@ -72,6 +73,14 @@ def _versioning(bucket: S3Bucket) -> Iterator[Change]:
             lambda: _set_versioning(bucket, "Enabled"),
             undo=lambda: _set_versioning(bucket, "Suspended"),
         )
+
+
+def clear_probes(bucket: S3Bucket) -> None:
+    """Deletes what trying the store left below `probes/`, in all versions: some servers lock empty buckets only."""
+    prefix = f"{bucket.prefix.rstrip('/')}/{PROBES}".lstrip("/")
+    found = bucket.client.list_object_versions(Bucket=bucket.name, Prefix=prefix)
+    for each in (*found.get("Versions", ()), *found.get("DeleteMarkers", ())):
+        bucket.client.delete_object(Bucket=bucket.name, Key=each["Key"], VersionId=each["VersionId"])
 
 
 def _set_versioning(bucket: S3Bucket, status: str) -> None:
