@@ -4,6 +4,7 @@ import os
 import pty
 import stat
 import subprocess
+import threading
 from contextlib import closing
 
 import pytest
@@ -132,8 +133,10 @@ def test_at_a_terminal_it_asks_and_empty_answers_take_what_is_offered(bare):
             stderr=theirs,
         )
         os.close(theirs)
-        # Project, store, environment, PostgreSQL, SQLite, files, write it?
-        for answer in ("", "vault", "development", "", "dev.db", "uploads", ""):
+        limit = threading.Timer(60, process.kill)  # one question too many would wait for ever
+        limit.start()
+        # Project, store, environment, PostgreSQL, SQLite, files, Git, write it?
+        for answer in ("", "vault", "development", "", "dev.db", "uploads", "", ""):
             terminal.write(answer.encode() + b"\n")
         said = b""
         while True:
@@ -144,6 +147,7 @@ def test_at_a_terminal_it_asks_and_empty_answers_take_what_is_offered(bare):
             if not block:
                 break
             said += block
+        limit.cancel()
         assert process.wait(60) == 0, said.decode()
     assert b"Where shall the backups be?" in said
     assert "[environments.development.sources.uploads]" in bare.policy.read_text()
