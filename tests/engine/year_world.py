@@ -15,6 +15,7 @@ from keepwell.core.clock import UTC, FakeClock
 from keepwell.core.errors import StoreError
 from keepwell.core.progress import Silent
 from keepwell.core.streams import Context
+from keepwell.engine.makeup import made_up
 from keepwell.engine.planner import Planner
 from keepwell.engine.service import group_of, patience_of
 from keepwell.engine.workman import Workman, document
@@ -229,6 +230,8 @@ class World:
 
     def _work(self):
         for _ in range(len(self._queue)):
+            if not self._queue:  # while one waits to be tried again, others are done
+                return
             job = self._queue.popleft()
             if group_of(job) in self._groups:
                 self._queue.append(job)
@@ -245,7 +248,9 @@ class World:
             return
         pause = 10 * MINUTE if self.trouble else 12 * HOUR
         self.at(self.clock.now() + pause, lambda: self._look(life))
-        self.look()
+        for job in made_up(self.loaded.policy, self.look()):
+            self._enqueue(job)
+        self._work()
 
     def look(self):
         with self.book.turn() as pages:

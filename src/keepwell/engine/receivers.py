@@ -7,12 +7,15 @@ Of several machines one receives: the server lets one at a time use the slot, an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 
 from keepwell.core import logs
+from keepwell.core.caller import called
 from keepwell.core.errors import Busy, KeepwellError
 from keepwell.core.streams import Context
+from keepwell.operations.record import recorded
 from keepwell.operations.wal_receive import ReceiveRequest, receive
 from keepwell.operations.wal_sources import physical_sources
 from keepwell.policy.load import LoadedPolicy
@@ -20,6 +23,8 @@ from keepwell.policy.load import LoadedPolicy
 _FIRST, _MOST = 5.0, 300.0
 _LASTED = 600.0
 """One that ran so long begins again at once."""
+_IN_TURN = 15.0
+"""One that waits for another to die asks this often: what is written meanwhile is at risk."""
 _LOG = logs.get("wal")
 
 
@@ -66,10 +71,11 @@ class Receivers:
             while not self._stop.is_set():
                 began = context.clock.monotonic()
                 try:
-                    _LOG.info("receives the log")
-                    receive(loaded, ReceiveRequest(source, environment), own)
+                    _receive(loaded, environment, source, own)
                 except Busy as error:
                     _LOG.info("another one receives the log", exc_info=error)
+                    self._stop.wait(_IN_TURN)
+                    continue
                 except KeepwellError as error:
                     if self._stop.is_set():
                         return
@@ -78,3 +84,16 @@ class Receivers:
                     _LOG.error("the log is not received", exc_info=error)
                 wait = _FIRST if context.clock.monotonic() - began > _LASTED else min(wait * 2, _MOST)
                 self._stop.wait(wait)
+
+
+def _receive(loaded: LoadedPolicy, environment: str, source: str, context: Context) -> None:
+    """In the audit log from when the log flows: one who waits for the slot has done nothing."""
+    with contextlib.ExitStack() as stack:
+
+        def started() -> None:
+            _LOG.info("receives the log")
+            stack.enter_context(called("schedule", ["wal receive", environment, source]))
+            # What arrives late is lost with the server: an audit log that takes no entry must not stop it.
+            stack.enter_context(recorded(loaded, context, "wal receive", environment, strict=False, log=False))
+
+        receive(loaded, ReceiveRequest(source, environment), context, started)

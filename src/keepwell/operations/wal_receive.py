@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from keepwell.core.clock import iso
@@ -61,9 +62,12 @@ class ReceiveResult:
         }
 
 
-def receive(loaded: LoadedPolicy, request: ReceiveRequest, context: Context) -> ReceiveResult:
+def receive(
+    loaded: LoadedPolicy, request: ReceiveRequest, context: Context, started: Callable[[], object] = lambda: None
+) -> ReceiveResult:
     """Runs until it is told to end (`context.cancelled`, KeyboardInterrupt) or the request is fulfilled.
 
+    `started` is called when the log flows: not where another one receives it.
     Raises UsageError, the VaultKeyError and StoreError families, and what `Receiver.run` raises.
     """
     from keepwell.sources.physical import slot as slots
@@ -90,6 +94,7 @@ def receive(loaded: LoadedPolicy, request: ReceiveRequest, context: Context) -> 
         Threads,
         context,
         slot_state=lambda: slots.slot_state(url, slot),
+        started=started,
     )
     received = receiver.run()
     return ReceiveResult(environment, name, slot, received, iso(context.clock.now()))

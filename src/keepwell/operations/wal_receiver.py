@@ -43,12 +43,15 @@ class Receiver:
         context: Context,
         *,
         slot_state: Callable[[], slots.SlotState],
+        started: Callable[[], object] = lambda: None,
     ) -> None:
-        """`archive(system)` opens the vault's log; `slot_state()` asks the server for more than the protocol tells."""
+        """`archive(system)` opens the vault's log; `slot_state()` asks the server for more than the protocol tells;
+        `started()` is called once, when the slot is ours and the log flows.
+        """
         self.plan, self.received = plan, Received()
         self._connect, self._open, self._workers = connect, archive, workers
         self._context, self._clock, self._progress = context, context.clock, context.progress
-        self._slot_state = slot_state
+        self._slot_state, self._started = slot_state, started
         self._archive: Archive | None = None
         self._flow: Flow | None = None
         self._server: Server | None = None
@@ -309,7 +312,9 @@ class Receiver:
             self._progress.note(f"The log of {self.plan.place} flows again.")
             self._told = ""
         self._pause, self._busy = _FIRST_PAUSE, None
-        self._streamed, self._made_slot = True, False
+        first, self._streamed, self._made_slot = not self._streamed, True, False
+        if first:
+            self._started()
 
     # The vault
 
