@@ -31,6 +31,8 @@ from support.servers import unavailable
 
 pytestmark = pytest.mark.slow
 
+SITES = ((2, "us"), (3, "eu"))
+
 ENVIRONMENT = """
 [environments.e{number:02}]
 site = "{site}"
@@ -189,3 +191,16 @@ def test_a_live_workers_runs_are_its_own(tmp_path, server, stack):
     [worker] = fleet.ledger.workers()
     assert worker.about == {"sites": ["nowhere"]}
     assert fleet.ledger.take_over(60) == []
+
+
+def test_a_worker_does_only_what_is_of_its_site(tmp_path, server, stack):
+    fleet = Fleet(workplace.make(tmp_path / "work"), server.tcp_url(), stack)
+    jobs = {site: Job("backup", "production", dt.datetime(2026, 11, 22, hour, tzinfo=dt.UTC)) for hour, site in SITES}
+    one = fleet.worker(site="eu").ready()
+    for site, job in jobs.items():
+        fleet.runs.enqueue(job.ident, document(job), site=site, group=site)
+    until(lambda: fleet.runs.state(jobs["eu"].ident)[0] == "SUCCESS", "the run of the worker's site")
+    assert fleet.runs.state(jobs["us"].ident)[0] == "ENQUEUED"
+    one.stop()
+    fleet.worker(site="us")
+    until(lambda: fleet.runs.state(jobs["us"].ident)[0] == "SUCCESS", "the run of the other site")

@@ -198,6 +198,50 @@ def test_pieces_that_are_reused_give_the_same_bytes_as_reading_them_again(files,
     assert b"".join(vault.read(backup).streams("files").read("content")) == b"".join(PARTS[n] for n in again)
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=40), st.integers(0, 400))
+@settings(deadline=None, max_examples=40)
+def test_pages_laid_over_others_are_those_pages(turns, ahead):
+    """Each turn: how many old pages, then which new one (some the vault has, some it gets twice)."""
+    vault = open_vault(new_store())
+    old = [bytes([n % 7 + 1]) * PAGE for n in range(200)]
+    with begin(vault) as session:
+        stream = session.sink("app").stream("pages", "pages")
+        stream.write(b"".join(old))
+        known = stream.take_ids()
+        stream.close()
+        session.done("app", {})
+        commit(session)
+    wanted, places = list(old), []
+    at = -1
+    for skip, new in turns:
+        at += skip + 1
+        places.append(at)
+        wanted[at] = bytes([new + 5]) * PAGE
+    with begin(vault, at=START + HOUR) as session:
+        stream = session.sink("app").stream("pages", "pages")
+        stream.write(bytes(ahead))
+        stream.boundary()
+        laid = stream.overlay(known, places, b"".join(wanted[place] for place in places))
+        stream.write(b"".join(wanted))
+        assert stream.take_ids()[len(laid) :] == laid
+        stream.close()
+        session.done("app", {})
+        backup = commit(session)
+    assert b"".join(vault.read(backup).streams("app").read("pages")) == bytes(ahead) + b"".join(wanted) * 2
+
+
+def test_pages_are_not_laid_over_those_that_the_vault_lacks():
+    with begin(open_vault(new_store())) as session:
+        stream = session.sink("app").stream("pages", "pages")
+        unknown = (b"x" * 16 + PAGE.to_bytes(4, "little")) * 2
+        assert stream.overlay(unknown, [1], bytes(PAGE)) is None
+        assert stream.position == 0
+        assert len(stream.overlay(unknown, [0, 1], bytes(2 * PAGE))) == 40
+        for ids, places, data in ((unknown, [0], b"short"), (unknown[:19] + b"\1" + unknown[20:], [0], bytes(PAGE))):
+            with pytest.raises(ValueError, match="whole pages"):
+                stream.overlay(ids, places, data)
+
+
 def test_pieces_are_not_reused_where_the_vault_lacks_one_or_the_cache_is_spoilt():
     store = new_store()
     vault = open_vault(store)

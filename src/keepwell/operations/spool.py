@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -137,6 +137,9 @@ class _Both:
     def reuse(self, ids: bytes, size: int) -> bool:
         """Known files are read nevertheless, since the copy needs their bytes; without a copy they are not."""
         return self._spool.trouble is not None and self._writer.reuse(ids, size)
+
+    def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
+        return self._writer.overlay(ids, places, data) if self._spool.trouble is not None else None
 
     def close(self) -> None:
         self._writer.close()

@@ -52,6 +52,6 @@ class Holdings:
             if known[2] is None:
                 continue
             ids = known[2][ID_SIZE * first : ID_SIZE * (first + count)]
-            if len(ids) != ID_SIZE * count or check_of(keyring.piece_key, [ids]) != check:
+            if len(ids) != ID_SIZE * count or check_of(keyring.piece_key, ids) != check:
                 return False
         return True

@@ -20,6 +20,8 @@ U32: TypeAlias = npt.NDArray[np.uint32]
 U64: TypeAlias = npt.NDArray[np.uint64]
 MOST_PIECES = 500_000
 """Pieces in one index object, about: a session writes one whenever so many have come together."""
+_MANY = 100
+"""Ids to look up, from which on putting them in order pays."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,10 @@ class PieceTable:
 
     def _in_runs(self, both: U64) -> npt.NDArray[np.int64]:
         found = np.full(len(both), -1, np.int64)
+        # In order, so that one search is near the last: ids are random, and each would miss every cache.
+        order = np.argsort(both[:, 0]) if len(both) > _MANY else None
+        if order is not None:
+            both = both[order]
         for high, low, locations in self._runs:
             at = np.searchsorted(high, both[:, 0])
             near = np.minimum(at, len(high) - 1)
@@ -201,7 +207,11 @@ class PieceTable:
                         found[i] = int(locations[row])
                         break
                     row += 1
-        return found
+        if order is None:
+            return found
+        placed = np.empty_like(found)
+        placed[order] = found
+        return placed
 
     def _merge(self) -> None:
         # Runs of like size are merged, so that there are never more than a handful to search.

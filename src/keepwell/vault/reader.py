@@ -347,7 +347,7 @@ class _Frame:
         if (begin, count) not in self._seen:
             self._seen[begin, count] = identify(self._key, part, self.lengths[begin : begin + count])
         ids = self._seen[begin, count]
-        if len(part) != size or check_of(self._key, ids) != check:
+        if len(part) != size or check_of(self._key, b"".join(ids)) != check:
             raise Damaged(f"frame {self.number} of {what} does not hold the pieces that the manifest says")
         return part, ids
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import blake3
 import numpy as np
+import numpy.typing as npt
 
 from keepwell.core.streams import Buffer, Cut
 from keepwell.keys.keyring import Keyring
-from keepwell.vault.cutter import ID_SIZE, check_of, cutter, identify
+from keepwell.vault.cutter import ID_SIZE, PAGE, check_of, cutter, identify
 from keepwell.vault.index import FrameTable, PieceTable
 from keepwell.vault.pack import FRAME_SIZE, MOST_PIECES
 from keepwell.vault.packer import Packer
@@ -119,13 +120,34 @@ class StreamBuilder:
             found = self._desk.pieces.locate(tokens["id"])
             if np.any(found < 0):
                 return False
-            # Pieces that follow each other in one frame make one extent.
-            edges = [0, *(np.flatnonzero(np.diff(found) != 1) + 1).tolist(), len(found)]
-            names, ends = tokens["id"].tobytes(), [0, *np.cumsum(lengths).tolist()]
-            for first, end in pairwise(edges if len(found) else []):
-                self._extend(int(found[first]), names[ID_SIZE * first : ID_SIZE * end], ends[end] - ends[first])
+            self._append(found, tokens["id"].tobytes(), lengths)
         self._account(ids, size)
         return True
+
+    def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
+        self._check_open()
+        tokens = np.frombuffer(ids, _TOKENS).copy()
+        if len(data) != PAGE * len(places) or np.any(tokens["length"] != PAGE) or self.cut != "pages":
+            raise ValueError("only whole pages can be laid over others")
+        self.boundary()
+        view, lengths = memoryview(bytes(data)), [PAGE] * len(places)
+        fresh = identify(self._desk.keyring.piece_key, view, lengths)
+        tokens["id"][places] = np.frombuffer(b"".join(fresh), f"V{ID_SIZE}")
+        stays = np.ones(len(tokens), bool)
+        stays[places] = False
+        found = np.empty(len(tokens), np.int64)
+        with self._desk.lock:
+            found[stays] = self._desk.pieces.locate(tokens["id"][stays])
+            if np.any(found[stays] < 0):
+                return None
+            found[places], full = self._place(view, lengths, fresh)
+            self._append(found, tokens["id"].tobytes(), tokens["length"].astype(np.int64))
+        for frame in full:
+            self._submit(frame)
+        laid = tokens.tobytes()
+        self._account(laid, PAGE * len(tokens))
+        self._desk.after_block()
+        return laid
 
     def close(self) -> None:
         if self.closed:
@@ -154,47 +176,43 @@ class StreamBuilder:
         self._waiting = [block[cut:]] if cut < len(block) else []
         self._waits = len(block) - cut
         ids = identify(self._desk.keyring.piece_key, view, lengths)
-        for frame in self._place(view, lengths, ids):
+        with self._desk.lock:
+            locations, full = self._place(view, lengths, ids)
+            self._append(np.array(locations, np.int64), b"".join(ids), np.array(lengths, np.int64))
+        for frame in full:
             self._submit(frame)
         self._account(b"".join(map(_TOKEN.pack, ids, lengths)), cut)
         self._desk.after_block()
 
-    def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> list[_Frame]:
-        """Finds or stores each piece; returns the frames that became full."""
+    def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> tuple[list[int], list[_Frame]]:
+        """Finds or stores each piece; returns where they are, and the frames that became full. Under the lock."""
         desk, full, at, i = self._desk, [], 0, 0
-        with desk.lock:
-            found = desk.pieces.find(ids)
-            while i < len(ids):
-                # A piece that stands twice in this block was added after `find` looked.
-                location = found[i] if found[i] >= 0 else desk.pieces.find_recent(ids[i])
-                if location >= 0:
-                    end = i + 1
-                    while end < len(ids) and found[end] == location + end - i:
-                        end += 1
-                    size = sum(lengths[i:end])
-                    self._extend(location, b"".join(ids[i:end]), size)
-                    at += size
-                    i = end
-                    continue
-                frame = self._frame
-                if frame is None:
-                    frame = self._frame = _Frame(desk.frames.reserve())
-                location = frame.row << 16 | len(frame.ids)
-                count, size = self._new_run(found, ids, lengths, i, frame, location)
-                run = ids[i : i + count]
-                frame.ids += run
-                frame.lengths += lengths[i : i + count]
-                frame.pieces.append(view[at : at + size])
-                frame.size += size
-                desk.new += size
-                if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
-                    full.append(frame)
-                    self._frame = None
-                self._extend(location, b"".join(run), size)
-                at += size
-                i += count
-            desk.pieces.spill()
-        return full
+        found = desk.pieces.find(ids)
+        while i < len(ids):
+            if found[i] < 0:  # a piece that stands twice in this block was added after `find` looked
+                found[i] = desk.pieces.find_recent(ids[i])
+            if found[i] >= 0:
+                at += lengths[i]
+                i += 1
+                continue
+            frame = self._frame
+            if frame is None:
+                frame = self._frame = _Frame(desk.frames.reserve())
+            location = frame.row << 16 | len(frame.ids)
+            count, size = self._new_run(found, ids, lengths, i, frame, location)
+            frame.ids += ids[i : i + count]
+            frame.lengths += lengths[i : i + count]
+            frame.pieces.append(view[at : at + size])
+            frame.size += size
+            desk.new += size
+            if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
+                full.append(frame)
+                self._frame = None
+            found[i : i + count] = range(location, location + count)
+            at += size
+            i += count
+        desk.pieces.spill()
+        return found, full
 
     def _new_run(
         self, found: list[int], ids: list[bytes], lengths: list[int], start: int, frame: _Frame, location: int
@@ -212,6 +230,29 @@ class StreamBuilder:
     def _submit(self, frame: _Frame) -> None:
         self._desk.packer.add(frame.row, frame.lengths, frame.ids, frame.pieces)
 
+    def _append(self, locations: npt.NDArray[np.int64], ids: bytes, lengths: npt.NDArray[np.int64]) -> None:
+        """Pieces that follow each other in one frame make one extent."""
+        if not len(locations):
+            return
+        edges = [0, *(np.flatnonzero(np.diff(locations) != 1) + 1).tolist(), len(locations)]
+        ends = np.concatenate(([0], np.cumsum(lengths)))[edges].tolist()
+        self._extend(int(locations[0]), ids[: ID_SIZE * edges[1]], ends[1])
+        if len(edges) > 3:
+            self._append_whole(locations, ids, edges[1:-1], ends[1:-1])
+        if len(edges) > 2:
+            self._extend(int(locations[edges[-2]]), ids[ID_SIZE * edges[-2] :], ends[-1] - ends[-2])
+
+    def _append_whole(self, locations: npt.NDArray[np.int64], ids: bytes, edges: list[int], ends: list[int]) -> None:
+        """Runs between two others: each is a whole extent, and there may be very many."""
+        self._end_extent()
+        begun = locations[edges[:-1]]
+        self.rows.frombytes((begun >> 16).astype("<u8").tobytes())
+        self.first.frombytes((begun & 0xFFFF).astype("<u4").tobytes())
+        self.count.frombytes(np.diff(edges).astype("<u4").tobytes())
+        self.bytes.frombytes(np.diff(ends).astype("<u4").tobytes())
+        key = self._desk.keyring.piece_key
+        self.checks.extend(check_of(key, ids[ID_SIZE * first : ID_SIZE * end]) for first, end in pairwise(edges))
+
     def _extend(self, location: int, ids: bytes, size: int) -> None:
         """Pieces of one frame, one after the other from `location` on."""
         if location != self._next or len(self._run) + len(ids) > ID_SIZE * MOST_PIECES:
@@ -227,7 +268,7 @@ class StreamBuilder:
             self.first.append(self._at & 0xFFFF)
             self.count.append(len(self._run) // ID_SIZE)
             self.bytes.append(self._run_bytes)
-            self.checks.append(check_of(self._desk.keyring.piece_key, [bytes(self._run)]))
+            self.checks.append(check_of(self._desk.keyring.piece_key, bytes(self._run)))
         self._run, self._run_bytes, self._at, self._next = bytearray(), 0, -1, -1
 
     def _account(self, tokens: bytes, size: int) -> None:

@@ -14,24 +14,26 @@ import platform
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from keepwell.core.clock import iso
 from keepwell.core.errors import Busy, Interrupted, KeepwellError, PolicyError, UsageError
 from keepwell.core.streams import Context
 from keepwell.core.units import show_duration
-from keepwell.operations.backup import BackupResult
-from keepwell.operations.check import CheckResult
-from keepwell.operations.copy import CopyResult
-from keepwell.operations.drill import DrillResult
 from keepwell.operations.record import recorded
-from keepwell.operations.verify import VerifyResult
 from keepwell.policy.load import LoadedPolicy
 from keepwell.watch.book import Book, BookError, place
 from keepwell.watch.heartbeat import Sign, beat
 from keepwell.watch.letters import of_success, size_line
 from keepwell.watch.look import Watcher
 from keepwell.watch.notify import post_success
+
+if TYPE_CHECKING:  # a backup begins without loading what proves and rehearses
+    from keepwell.operations.backup import BackupResult
+    from keepwell.operations.check import CheckResult
+    from keepwell.operations.copy import CopyResult
+    from keepwell.operations.drill import DrillResult
+    from keepwell.operations.verify import VerifyResult
 
 _NO_RUN = (UsageError, PolicyError, Busy, Interrupted)
 """Such a run never was: it was asked for wrongly, another one is at it, or a person stopped it."""

@@ -7,6 +7,7 @@ import struct
 import tarfile
 from itertools import pairwise
 from random import Random
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from keepwell.core.streams import MemoryStreams
 from keepwell.sources.physical.checksums import Verifier, checksums
 from keepwell.sources.physical.entries import CONTENT, PAGES
 from keepwell.sources.physical.files import Files
-from keepwell.sources.physical.incremental import MAGIC, Blocks, HeaderReader
+from keepwell.sources.physical.incremental import MAGIC, Blocks, HeaderReader, runs
 from keepwell.sources.physical.lanes import ContentLane, PagesLane
 from keepwell.sources.physical.pgmanifest import without
 from keepwell.sources.physical.previous import Previous, Recorder, cache_path
@@ -133,13 +134,13 @@ def incremental(numbers, shortest, *, body=True):
 numbers = st.lists(st.integers(0, 60), unique=True, max_size=30).map(sorted)
 
 
-@given(numbers, st.integers(0, 70), st.integers(0, 70))
-def test_blocks_come_from_where_pg_combinebackup_takes_them(numbers, shortest, old):
-    blocks = Blocks(np.array(numbers, np.uint32), shortest)
-    made = [origin for origin, first, end in blocks.runs(old) for _ in range(first, end)]
-    length = max(shortest, numbers[-1] + 1 if numbers else 0)
-    assert blocks.length == length
-    assert made == ["new" if n in set(numbers) else "old" if n < old else "zero" for n in range(length)]
+@given(numbers, st.integers(0, 70))
+def test_blocks_that_follow_each_other_are_a_run(numbers, shortest):
+    found = list(runs(np.array(numbers, np.uint32)))
+    assert [(n, numbers[n]) for n, first, end in found for n in range(n, n + end - first)] == list(enumerate(numbers))
+    assert [block for _, first, end in found for block in range(first, end)] == numbers
+    assert all(end < first for (_, _, end), (_, first, _) in pairwise(found))
+    assert Blocks(np.array(numbers, np.uint32), shortest).length == max(shortest, numbers[-1] + 1 if numbers else 0)
 
 
 @given(numbers, st.integers(0, 70), st.lists(st.integers(0, 1 << 19), max_size=6))
@@ -169,9 +170,15 @@ def test_impossible_block_numbers_are_refused(numbers, shortest):
         HeaderReader(len(raw)).feed(memoryview(raw))
 
 
-@given(numbers, st.integers(0, 40), st.integers(0, 40), st.lists(st.integers(0, 1 << 19), max_size=5))
+@given(
+    numbers,
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.lists(st.integers(0, 1 << 19), max_size=5),
+    st.sampled_from([1, 3 * PAGE, 1 << 20]),
+)
 @settings(deadline=None)
-def test_changed_blocks_are_laid_over_the_pages_of_the_last_backup(numbers, shortest, old, cuts):
+def test_changed_blocks_are_laid_over_the_pages_of_the_last_backup(numbers, shortest, old, cuts, at_once):
     before = b"".join(bytes([200 + n % 50]) * PAGE for n in range(old))
     sink, tokens = MemoryStreams(), {}
     first = taken(sink, [("base/5/77", "file", before)], keep=tokens)
@@ -179,7 +186,8 @@ def test_changed_blocks_are_laid_over_the_pages_of_the_last_backup(numbers, shor
     second.pieces = sink.pieces
     previous = Previous(1, b"", {}, "", {}, {"base/5/77": (0, old)}, memoryview(tokens["base/5/77"]))
     raw = incremental(numbers, shortest)
-    files = taken(second, [("base/5/INCREMENTAL.77", "file", raw)], previous=previous, cuts=cuts)
+    with mock.patch("keepwell.sources.physical.files._AT_ONCE", at_once):
+        files = taken(second, [("base/5/INCREMENTAL.77", "file", raw)], previous=previous, cuts=cuts)
     length = max(shortest, numbers[-1] + 1 if numbers else 0)
     expected = [
         bytes([n % 251 + 1]) * PAGE

@@ -426,6 +426,15 @@ class _Pages:
         self.since = len(self.ids)
         return True
 
+    def overlay(self, ids, places, data):
+        tokens = [ids[at : at + 20] for at in range(0, len(ids), 20)]
+        for n, place in enumerate(places):
+            tokens[place] = digest(bytes(data[8192 * n : 8192 * (n + 1)])) + (8192).to_bytes(4, "little")
+        laid = b"".join(tokens)
+        self.reuse(laid, 8192 * len(tokens))
+        self.known.update(token[:16] for token in tokens)
+        return laid
+
     def close(self):
         assert not self.rest
 

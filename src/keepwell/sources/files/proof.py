@@ -206,12 +206,8 @@ class _ToFile:
     def __init__(self, file: IO[bytes], writer: StreamWriter) -> None:
         self._file = file
         self._writer = writer
-        self.boundary, self.take_ids, self.reuse, self.close = (
-            writer.boundary,
-            writer.take_ids,
-            writer.reuse,
-            writer.close,
-        )
+        self.boundary, self.take_ids, self.close = writer.boundary, writer.take_ids, writer.close
+        self.reuse, self.overlay = writer.reuse, writer.overlay
 
     @property
     def position(self) -> int:

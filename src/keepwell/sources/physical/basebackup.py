@@ -19,6 +19,8 @@ from keepwell.sources.physical.spec import Spec
 # In whatever language: the file, its block, then two checksums in hexadecimal.
 _DAMAGED = re.compile(rf"({RELATION})\b\D+(\d+)\b.*\b[0-9A-F]{{1,4}}\b.*\b[0-9A-F]{{1,4}}\b", re.ASCII)
 _DATA_CORRUPTED = "XX001"
+_AT_ONCE = 1 << 20
+"""Bytes of an archive that are taken apart together."""
 
 
 @dataclass
@@ -70,10 +72,10 @@ def receive(
     found = BaseBackup()
     taker: _Taker | None = None
     try:
-        for answer in link.copy_out(text, on_notice=functools.partial(_notice, found), cancelled=cancelled):
+        for answer in link.copy_out(text, on_notice=functools.partial(_notice, found)):
             if isinstance(answer, memoryview):
                 assert taker is not None
-                taker.message(answer, advance)
+                taker.message(answer)
             elif answer is COPY:
                 assert taker is not None
                 taker.copy()
@@ -83,7 +85,8 @@ def receive(
                 found.tablespaces = {str(r["spcoid"]): str(r["spclocation"]) for r in answer if r["spcoid"]}
                 found.size = sum(int(r["size"] or 0) for r in answer) * 1024
                 begun(found)
-                taker = _Taker(files(found), [str(r["spcoid"] or "") for r in answer], link.server_version)
+                archives = [str(row["spcoid"] or "") for row in answer]
+                taker = _Taker(files(found), archives, link.server_version, advance)
                 for oid, place in found.tablespaces.items():
                     taker.files.link(oid, place)
             elif answer:
@@ -99,7 +102,7 @@ def receive(
             raise damaged_pages(link.address.place, found.damaged, found.warnings) from error
     if taker is None or not found.stop:
         raise SourceError(f"{link.address.place}: the base backup ended before its end", hint="Try again.")
-    taker.files.close()
+    taker.close()
     found.manifest = taker.manifest
     return found, taker.files
 
@@ -120,11 +123,12 @@ def damaged_pages(place: str, damaged: list[tuple[str, int]], warnings: list[str
 
 
 class _Taker:
-    """Messages to files."""
+    """Messages to files. They are small (8 KiB of an incremental backup), so that many are taken together."""
 
-    def __init__(self, files: Files, archives: list[str], version: int) -> None:
+    def __init__(self, files: Files, archives: list[str], version: int, advance: Callable[[int], None]) -> None:
         self.files = files
-        self._archives, self._old = iter(archives), version < 150000
+        self._archives, self._old, self._advance = iter(archives), version < 150000, advance
+        self._waiting = bytearray()
         self._manifest: bytearray | None = None
 
     @property
@@ -134,29 +138,44 @@ class _Taker:
     def copy(self) -> None:
         """A copy begins. Before 15 each is an archive, in the order in which the tablespaces were named."""
         if self._old:
-            self.files.begin(next(self._archives))
+            self._begin(next(self._archives))
 
-    def message(self, data: memoryview, advance: Callable[[int], None]) -> None:
+    def message(self, data: memoryview) -> None:
         if self._old:
-            self._content(data, advance)
+            self._content(data)
             return
         kind = data[0]
         if kind == 0x64:  # d: content
-            self._content(data[1:], advance)
+            self._content(data[1:])
         elif kind == 0x6E:  # n: an archive begins
             name = bytes(data[1:]).split(b"\0", 1)[0].decode()
-            self.files.begin("" if name == "base.tar" else name.removesuffix(".tar"))
+            self._begin("" if name == "base.tar" else name.removesuffix(".tar"))
         elif kind == 0x6D:  # m: the manifest begins
             self._manifest = bytearray()
         elif kind != 0x70:  # p: progress
             raise SourceError(f"the server sent a message of an unknown kind {kind}", hint="Update keepwell.")
 
-    def _content(self, data: memoryview, advance: Callable[[int], None]) -> None:
+    def close(self) -> None:
+        self._feed()
+        self.files.close()
+
+    def _begin(self, tablespace: str) -> None:
+        self._feed()
+        self.files.begin(tablespace)
+
+    def _content(self, data: memoryview) -> None:
         if self._manifest is not None:
             self._manifest += data
-        else:
-            self.files.feed(data)
-            advance(len(data))
+            return
+        self._waiting += data
+        if len(self._waiting) >= _AT_ONCE:
+            self._feed()
+
+    def _feed(self) -> None:
+        waiting, self._waiting = self._waiting, bytearray()
+        if waiting:
+            self.files.feed(memoryview(waiting))
+            self._advance(len(waiting))
 
 
 def _position(rows: list[Row]) -> tuple[int, int]:

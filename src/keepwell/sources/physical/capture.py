@@ -103,11 +103,12 @@ class _Run:
                     reason = str(refusal)
         if self.spec.read_from != "server":
             place, why = find(self.address, identity)
-            if place is not None:
-                usable = (
-                    last if last is not None and last.started == place.started and last.is_held(self.sink) else None
-                )
-                return self.take_files(path, place, usable, identity)
+            usable = (
+                place is not None and last is not None and last.started == place.started and last.is_held(self.sink)
+            )
+            # A server that will tell the next time what changed is as fast to read from, and gives the manifest for it.
+            if place is not None and (usable or only_files or not self.about["summarize_wal"]):
+                return self.take_files(path, place, last if usable else None, identity)
             if only_files:
                 raise SourceError(
                     f"the files of {self.address.place} cannot be read here: {why}",

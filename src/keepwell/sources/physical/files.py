@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 
+import numpy as np
+
 from keepwell.core.errors import SourceError
 from keepwell.core.streams import Buffer
 from keepwell.sources.physical.checksums import Verifier
 from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
-from keepwell.sources.physical.incremental import PREFIX, Blocks, HeaderReader
+from keepwell.sources.physical.incremental import PREFIX, Blocks, HeaderReader, runs
 from keepwell.sources.physical.lanes import PAGE, ContentLane, PagesLane
 from keepwell.sources.physical.previous import TOKEN, Previous
 from keepwell.sources.physical.tarstream import Header, TarReader
@@ -19,6 +21,8 @@ _RELATION = re.compile(RELATION)
 _LABEL, _MAP = "backup_label", "tablespace_map"
 _INCREMENTAL_LINES = (b"INCREMENTAL FROM LSN:", b"INCREMENTAL FROM TLI:")
 _MOST_LABEL = 1 << 20
+_AT_ONCE = 1 << 20
+"""Bytes of changed blocks that are laid over the old ones together."""
 
 
 class Files:
@@ -210,7 +214,7 @@ class _Whole:
 
 
 class _Changed:
-    """A file of which only the changed blocks came: laid over the pages of the last backup."""
+    """A file of which only the changed blocks came: laid over the pages of the last backup, many at a time."""
 
     def __init__(
         self,
@@ -228,8 +232,9 @@ class _Changed:
         self._at = lane.position
         self._reader = HeaderReader(header.size)
         self._blocks: Blocks | None = None
-        self._left = 0
-        """Bytes of the current run of new blocks still to come."""
+        self._fresh = bytearray()
+        self._done = self._used = 0
+        """Blocks of the file, and of those that came, which are in the stream."""
 
     def write(self, data: memoryview) -> None:
         if self._blocks is None:
@@ -237,41 +242,48 @@ class _Changed:
             if found is None:
                 return
             self._blocks, used = found
-            self._runs = self._blocks.runs(len(self._old) // 20)
-            self._known()
             data = data[used:]
-        while data:
-            if not self._left:
-                raise ValueError("an incremental file has more blocks than its header says")
-            part = data[: self._left]
-            self._lane.write(part)
-            if self._verifier is not None:
-                self._verifier.feed(part)
-            self._left -= len(part)
-            data = data[len(part) :]
-            if not self._left:
-                self._known()
+        self._fresh += data
+        if self._used * PAGE + len(self._fresh) > len(self._blocks.numbers) * PAGE:
+            raise ValueError("an incremental file has more blocks than its header says")
+        if len(self._fresh) >= _AT_ONCE:
+            self._lay(self._blocks, len(self._fresh) // PAGE)
 
     def end(self) -> Entry:
-        if self._blocks is None or self._left:
+        blocks = self._blocks
+        if blocks is None or self._used * PAGE + len(self._fresh) < len(blocks.numbers) * PAGE:
             raise ValueError("an incremental file is cut short")
-        size = self._blocks.length * PAGE
-        self._lane.end(self._path, self._blocks.length)
+        self._lay(blocks, len(blocks.numbers) - self._used)
+        size = blocks.length * PAGE
+        self._lane.end(self._path, blocks.length)
         return Entry(self._path, "file", self._header.mode, size, PAGES if size else "", self._at)
 
-    def _known(self) -> None:
-        """Everything up to the next run of blocks that the server sends."""
-        for origin, first, end in self._runs:
-            if origin == "new":
-                self._left = (end - first) * PAGE
-                if self._verifier is not None:
-                    self._verifier.at(self._path, first)
-                return
-            if origin == "old":
-                self.still_damaged += [block for block in self._damaged if first <= block < end]
-                self._lane.reuse(self._old[20 * first : 20 * end])
-            else:
-                self._lane.zeros(end - first)
+    def _lay(self, blocks: Blocks, count: int) -> None:
+        """The next `count` blocks that came, and everything before the one after them."""
+        numbers, data = blocks.numbers[self._used : self._used + count], memoryview(bytes(self._fresh[: count * PAGE]))
+        self._used += count
+        del self._fresh[: count * PAGE]
+        following = int(blocks.numbers[self._used]) if self._used < len(blocks.numbers) else blocks.length
+        start, known = self._done, max(self._done, min(following, len(self._old) // TOKEN))
+        inside = int(np.searchsorted(numbers, known))
+        if known > start:
+            there = numbers[:inside]
+            self._lane.overlay(
+                self._old[TOKEN * start : TOKEN * known], (there - start).tolist(), data[: inside * PAGE]
+            )
+            kept = {block for block in self._damaged if start <= block < known} - set(there.tolist())
+            self.still_damaged += sorted(kept)
+        at = known
+        for first, block, end in runs(numbers[inside:]):
+            self._lane.zeros(block - at)  # neither backup has them: they were never written
+            self._lane.write(data[(inside + first) * PAGE :][: (end - block) * PAGE])
+            at = end
+        self._lane.zeros(following - at)
+        self._done = following
+        if self._verifier is not None:
+            for first, block, end in runs(numbers):
+                self._verifier.at(self._path, block)
+                self._verifier.feed(data[first * PAGE : (first + end - block) * PAGE])
 
 
 def _unreadable(error: ValueError) -> SourceError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,6 @@ BLOCK = 8192
 _MOST_BLOCKS = 131_072
 """Of a file: 1 GiB. A build with larger segments is refused."""
 _HEAD = struct.Struct("<3I")
-
-Origin: TypeAlias = Literal["new", "old", "zero"]
 
 
 @dataclass(frozen=True)
@@ -36,26 +34,12 @@ class Blocks:
         """Blocks of the whole file, as pg_combinebackup reckons."""
         return max(self.shortest, int(self.numbers[-1]) + 1 if len(self.numbers) else 0)
 
-    def runs(self, old: int) -> Iterator[tuple[Origin, int, int]]:
-        """Where the blocks come from, in order: (origin, first block, behind the last). `old`: blocks of the older file.
 
-        A block that neither has was never written: it is zeros.
-        """
-        at = 0
-        edges = np.flatnonzero(np.diff(self.numbers) != 1) + 1 if len(self.numbers) else np.zeros(0, int)
-        for run in np.split(self.numbers, edges) if len(self.numbers) else []:
-            first, end = int(run[0]), int(run[-1]) + 1
-            yield from _rest(at, first, old)
-            yield ("new", first, end)
-            at = end
-        yield from _rest(at, self.length, old)
-
-
-def _rest(start: int, end: int, old: int) -> Iterator[tuple[Origin, int, int]]:
-    if start < min(end, old):
-        yield ("old", start, min(end, old))
-    if max(start, old) < end:
-        yield ("zero", max(start, old), end)
+def runs(numbers: npt.NDArray[np.uint32]) -> Iterator[tuple[int, int, int]]:
+    """Of rising block numbers those that follow each other: (index of the first, its block, behind the last block)."""
+    edges = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)]
+    for first, end in pairwise(edges if len(numbers) else []):
+        yield first, int(numbers[first]), int(numbers[first]) + end - first
 
 
 class HeaderReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from keepwell.core.errors import SourceError
 from keepwell.core.streams import Buffer, StreamWriter
@@ -41,13 +41,20 @@ class PagesLane:
         self._take()
         size = len(tokens) // TOKEN * PAGE
         if not self._writer.reuse(bytes(tokens), size):
-            raise SourceError(
-                "pages of the last backup went away while this one ran",
-                hint="Run the backup again: it reads everything.",
-            )
+            raise _gone()
         self._writer.boundary()
         self._tokens += tokens
         self.position += size
+
+    def overlay(self, tokens: memoryview, places: Sequence[int], data: Buffer) -> None:
+        """The same, with new pages at some places among them."""
+        self._take()
+        laid = self._writer.overlay(bytes(tokens), places, data)
+        if laid is None:
+            raise _gone()
+        self._writer.boundary()
+        self._tokens += laid
+        self.position += len(tokens) // TOKEN * PAGE
 
     def end(self, path: str, pages: int) -> None:
         """All pages of the file have come."""
@@ -73,6 +80,12 @@ class PagesLane:
 
     def _take(self) -> None:
         self._tokens += self._writer.take_ids()
+
+
+def _gone() -> SourceError:
+    return SourceError(
+        "pages of the last backup went away while this one ran", hint="Run the backup again: it reads everything."
+    )
 
 
 class ContentLane:

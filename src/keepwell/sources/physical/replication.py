@@ -118,13 +118,7 @@ class Replication:
 
     # Streams
 
-    def copy_out(
-        self,
-        command: str,
-        *,
-        on_notice: Notice | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> Iterator[list[Row] | memoryview]:
+    def copy_out(self, command: str, *, on_notice: Notice | None = None) -> Iterator[list[Row] | memoryview]:
         """What a command such as BASE_BACKUP answers: each result set as a list of rows, COPY where a copy begins, and each of
         its messages as bytes that are valid until the next step. `on_notice` is told the server's warnings.
         Raises SourceError.
@@ -136,21 +130,19 @@ class Replication:
                 while (result := self.pg.get_result()) is not None:
                     if result.status == pq.ExecStatus.COPY_OUT:
                         yield COPY
-                        yield from self._messages(cancelled)
+                        yield from self._messages()
                     else:
                         yield _rows(self.done(result))
         finally:
             self._notice = None
 
-    def _messages(self, cancelled: Callable[[], bool]) -> Iterator[memoryview]:
+    def _messages(self) -> Iterator[memoryview]:
         while True:
             count, data = self.pg.get_copy_data(0)
             if count == -1:
                 return
             if count == -2:
                 raise self.failure()
-            if cancelled():
-                return
             yield data
 
     def copy_in(self, command: str, blocks: Iterable[bytes]) -> None:
