@@ -53,6 +53,7 @@ key = {{ file = "vault.key" }}
 type = "postgres"
 method = "physical"
 url = {{ env = "DATABASE_URL" }}
+{source}
 """
 
 PGBACKREST = """\
@@ -129,11 +130,11 @@ class Bench:
 
 
 class Keepwell:
-    def __init__(self, bench: Bench, name: str = "keepwell", compression: str = "") -> None:
+    def __init__(self, bench: Bench, name: str = "keepwell", compression: str = "", source: str = "") -> None:
         self.bench, self.name = bench, name
         self.home = bench.home(name)
         self.store = self.home / "store"
-        policy = POLICY.format(store=f"file://{self.store}", compression=compression)
+        policy = POLICY.format(store=f"file://{self.store}", compression=compression, source=source)
         (self.home / "keepwell.toml").write_text(policy)
         self.command = f'"{KEEPWELL}" --policy "{self.home}/keepwell.toml"'
         run(f"{self.command} init --yes", bench.env, bench.work / "log")
@@ -187,6 +188,8 @@ def old(bench: Bench, _: int) -> None:
     ours.backup("full backup")
     same = Keepwell(bench, "keepwell at zstd's own level 3", "compression = 3")
     same.backup("full backup")
+    over = Keepwell(bench, "keepwell over the connection", source='read_from = "server"')
+    over.backup("full backup")
     plain = bench.home("pg_basebackup")
     url = bench.env["DATABASE_URL"]
     script = f'pg_basebackup -d "{url}" -c fast -Ft -X fetch -Z client-zstd:3 -D {plain}/full'
@@ -204,7 +207,7 @@ def old(bench: Bench, _: int) -> None:
     )
     shutil.rmtree(target)
     shutil.rmtree(ours.restore("restore of the latest"))
-    for folder in (home, plain, ours.home, same.home):
+    for folder in (home, plain, ours.home, same.home, over.home):
         shutil.rmtree(folder)
 
 
