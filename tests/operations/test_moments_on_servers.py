@@ -151,7 +151,9 @@ def story(request):
 
 
 def test_a_random_moment_is_reached_and_the_books_balance(story):
-    begin, end = story.bases[0].ready, story.times["end"]
+    # Up to the last transaction: a server cannot stop at a time that no later one follows.
+    (window,) = recoverable(story.bases, story.archive)
+    begin, end = story.bases[0].ready, window.end
     seed = random.randrange(1 << 32)
     time = begin + random.Random(seed).random() * (end - begin)
     found = story.plan(time=time)
