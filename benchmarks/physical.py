@@ -21,6 +21,7 @@ from pathlib import Path
 import psycopg
 
 import report
+import s3
 from contenders import REPOSITORY
 from keepwell.core.units import show_size
 from keepwell.demo import sample
@@ -58,7 +59,7 @@ url = {{ env = "DATABASE_URL" }}
 
 PGBACKREST = """\
 [global]
-repo1-path={home}/repo
+{repo}
 repo1-cipher-type=aes-256-cbc
 repo1-cipher-pass=benchmark
 compress-type=zst
@@ -117,11 +118,14 @@ class Bench:
         home.mkdir(parents=True)
         return home
 
-    def do(self, what: str, who: str, script: str, store: Path | None = None) -> Measured:
-        before = size_of(store) if store else 0
+    def do(self, what: str, who: str, script: str, store: Path | Callable[[], int] | None = None) -> Measured:
+        def size() -> int:
+            return size_of(store) if isinstance(store, Path) else store() if store else 0
+
+        before = size()
         self.server.run("CHECKPOINT")
         measured = run(script, self.env, self.work / "log")
-        stored = size_of(store) - before if store else None
+        stored = size() - before if store else None
         self.results.add(f"{what} ({self.tag})", who, measured, stored)
         say(
             f"{self.tag} {what}: {who} {measured.seconds:.1f} s, {show_size(stored or 0)}, {show_size(measured.peak)} at the peak"
@@ -130,11 +134,19 @@ class Bench:
 
 
 class Keepwell:
-    def __init__(self, bench: Bench, name: str = "keepwell", compression: str = "", source: str = "") -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        name: str = "keepwell",
+        compression: str = "",
+        source: str = "",
+        store: tuple[str, Callable[[], int]] | None = None,
+    ) -> None:
         self.bench, self.name = bench, name
         self.home = bench.home(name)
-        self.store = self.home / "store"
-        policy = POLICY.format(store=f"file://{self.store}", compression=compression, source=source)
+        self.store: Path | Callable[[], int] = store[1] if store else self.home / "store"
+        address = store[0] if store else f"file://{self.store}"
+        policy = POLICY.format(store=address, compression=compression, source=source)
         (self.home / "keepwell.toml").write_text(policy)
         self.command = f'"{KEEPWELL}" --policy "{self.home}/keepwell.toml"'
         run(f"{self.command} init --yes", bench.env, bench.work / "log")
@@ -163,6 +175,8 @@ def main() -> None:
             fill(server, asked, results, major)
             bench = Bench(server, work, results, f"PostgreSQL {major}")
             (old if major < 17 else new)(bench, asked.cycles)
+            if major < 17:
+                in_bucket(bench)
     results.facts["pgBackRest"] = said("pgbackrest", "version")
     results.facts["Barman"] = said(str(BARMAN / "barman"), "--version")
     results.facts["load average at the end"] = ", ".join(f"{load:.1f}" for load in os.getloadavg())
@@ -177,7 +191,13 @@ def old(bench: Bench, _: int) -> None:
     """15: pgBackRest from Debian, and pg_basebackup with its own Zstandard."""
     home = bench.home("pgbackrest")
     (home / "conf").write_text(
-        PGBACKREST.format(home=home, data=bench.server.data, port=bench.server.port, socket=bench.server.data.parent)
+        PGBACKREST.format(
+            repo=f"repo1-path={home}/repo",
+            home=home,
+            data=bench.server.data,
+            port=bench.server.port,
+            socket=bench.server.data.parent,
+        )
     )
     (home / "log").mkdir()
     rest = f"pgbackrest --config={home}/conf --stanza=main"
@@ -209,6 +229,50 @@ def old(bench: Bench, _: int) -> None:
     shutil.rmtree(ours.restore("restore of the latest"))
     for folder in (home, plain, ours.home, same.home, over.home):
         shutil.rmtree(folder)
+
+
+REPO_IN_BUCKET = """\
+repo1-type=s3
+repo1-path=/pgbackrest
+repo1-s3-bucket={name}
+repo1-s3-endpoint=127.0.0.1
+repo1-s3-region=us-east-1
+repo1-s3-key={key}
+repo1-s3-key-secret={secret}
+repo1-s3-uri-style=path
+repo1-storage-port={port}
+repo1-storage-ca-file={certificate}"""
+
+
+def in_bucket(bench: Bench) -> None:
+    """15: the same full backup into a bucket, and after a change."""
+    home = bench.home("pgbackrest")
+    with s3.bucket(home) as bucket:
+        bench.env |= bucket.env
+        repo = REPO_IN_BUCKET.format(
+            name=s3.NAME, key=s3.KEY, secret=s3.SECRET, port=bucket.port, certificate=bucket.certificate
+        )
+        (home / "conf").write_text(
+            PGBACKREST.format(
+                repo=repo,
+                home=home,
+                data=bench.server.data,
+                port=bench.server.port,
+                socket=bench.server.data.parent,
+            )
+        )
+        (home / "log").mkdir()
+        rest = f"pgbackrest --config={home}/conf --stanza=main"
+        run(f"{rest} stanza-create", bench.env, bench.work / "log")
+        bench.do("full backup into a bucket", "pgBackRest", f"{rest} backup --type=full", bucket.size)
+        options = f'options = {{ endpoint = "{bucket.endpoint}", region = "us-east-1" }}'
+        ours = Keepwell(bench, compression=options, store=(f"s3://{s3.NAME}/keepwell", bucket.size))
+        ours.backup("full backup into a bucket")
+        change(bench, 99)
+        bench.do("backup into a bucket after 1 % changed", "pgBackRest", f"{rest} backup --type=incr", bucket.size)
+        ours.backup("backup into a bucket after 1 % changed")
+        shutil.rmtree(ours.home)
+    shutil.rmtree(home)
 
 
 def new(bench: Bench, cycles: int) -> None:
@@ -302,6 +366,7 @@ def change(bench: Bench, seed: int) -> None:
 # work, ours, their name, work of theirs, what, goal
 Goal = tuple[str, str, str, str, str, float]
 P15, P18 = " (PostgreSQL 15)", " (PostgreSQL 18)"
+BUCKET, BUCKET_CHANGED = "full backup into a bucket" + P15, "backup into a bucket after 1 % changed" + P15
 GOALS: tuple[Goal, ...] = (
     ("full backup" + P15, "keepwell at zstd's own level 3", "pgBackRest", "full backup" + P15, "time", 1.0),
     ("full backup" + P15, "keepwell", "pgBackRest", "full backup" + P15, "faster", 1.2),
@@ -320,6 +385,9 @@ GOALS: tuple[Goal, ...] = (
     ("backup after 1 % changed" + P18, "keepwell", "Barman", "backup after 1 % changed" + P18, "faster", 1.5),
     ("backup after 1 % changed" + P18, "keepwell", "keepwell", "full backup" + P18, "stored", 0.2),
     ("backup after 1 % changed" + P15, "keepwell", "pgBackRest", "backup after 1 % changed" + P15, "faster", 2.0),
+    (BUCKET, "keepwell", "pgBackRest", BUCKET, "faster", 1.2),
+    (BUCKET, "keepwell", "pgBackRest", BUCKET, "stored", 1.1),
+    (BUCKET_CHANGED, "keepwell", "pgBackRest", BUCKET_CHANGED, "faster", 2.0),
 )
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the slow tests need beside the Python environment: a PostgreSQL 15 server, an OpenSSH server and the Azure emulator.
+# What the slow tests need beside the Python environment: a PostgreSQL 15 server, an OpenSSH server, PgBouncer and the Azure emulator.
 # Run by `make test`; quick and silent when all is there. What cannot be had is named: the tests that need it
 # then skip with the reason, and fail where CI=true.
 set -eu
@@ -29,18 +29,18 @@ if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then
   fi
 fi
 
-if [ ! -x /usr/sbin/sshd ] || ! command -v ssh-keygen >/dev/null || ! command -v strace >/dev/null; then
+if [ ! -x /usr/sbin/sshd ] || [ ! -x /usr/sbin/pgbouncer ] || ! command -v ssh-keygen >/dev/null || ! command -v strace >/dev/null; then
   if root; then
-    echo "setup: installing the OpenSSH server from Debian" >&2
-    # The tests start their own; Debian's would listen on port 22.
+    echo "setup: installing the OpenSSH server and PgBouncer from Debian" >&2
+    # The tests start their own; Debian's would listen on ports 22 and 6432.
     if [ ! -e /usr/sbin/policy-rc.d ]; then
       printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
       chmod 755 /usr/sbin/policy-rc.d
       trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     fi
-    debian openssh-server strace || echo "setup: the OpenSSH server could not be installed" >&2
+    debian openssh-server pgbouncer strace || echo "setup: the OpenSSH server or PgBouncer could not be installed" >&2
   else
-    echo "setup: no OpenSSH server in /usr/sbin/sshd; as root: apt-get install openssh-server strace" >&2
+    echo "setup: no OpenSSH server in /usr/sbin/sshd, or no PgBouncer; as root: apt-get install openssh-server pgbouncer strace" >&2
   fi
 fi
 
