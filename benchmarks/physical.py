@@ -235,11 +235,12 @@ REPO_IN_BUCKET = """\
 repo1-type=s3
 repo1-path=/pgbackrest
 repo1-s3-bucket={name}
-repo1-s3-endpoint=127.0.0.1
+repo1-s3-endpoint=localhost
 repo1-s3-region=us-east-1
 repo1-s3-key={key}
 repo1-s3-key-secret={secret}
 repo1-s3-uri-style=path
+repo1-bundle=y
 repo1-storage-port={port}
 repo1-storage-ca-file={certificate}"""
 

@@ -1,8 +1,9 @@
-"""A bucket for one `with` block: moto on loopback over TLS, since pgBackRest speaks to no S3 without it."""
+"""A bucket for one `with` block: moto on loopback, behind nginx for TLS, since pgBackRest speaks to no S3 without it."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import socket
 import subprocess
 import sys
@@ -13,8 +14,32 @@ from pathlib import Path
 
 import boto3
 
+from keepwell.sources.postgres.server import free_port
+
 NAME = "bench"
 KEY, SECRET = "benchmark", "benchmark-secret"
+NGINX = """\
+daemon off;
+user {user};
+pid {work}/nginx.pid;
+error_log {work}/nginx.log;
+events {{}}
+http {{
+  access_log off;
+  client_max_body_size 0;
+  client_body_temp_path {work}/body;
+  proxy_temp_path {work}/proxy;
+  proxy_request_buffering off;
+  proxy_buffering off;
+  keepalive_requests 100000;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
+    location / {{ proxy_pass http://127.0.0.1:{moto}; proxy_set_header Host $http_host; }}
+  }}
+}}
+"""
 
 
 @dataclass(frozen=True)
@@ -60,33 +85,35 @@ def bucket(work: Path) -> Iterator[Bucket]:
     names = "subjectAltName=IP:127.0.0.1,DNS:localhost"
     made = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext {names} -addext basicConstraints=CA:FALSE"
     subprocess.run(["openssl", *made.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "moto.server",
-        "-H",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "-s",
-        "-c",
-        certificate,
-        "-k",
-        key,
-    ]
-    with (work / "moto.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
+    port, moto = free_port(), free_port()
+    values = {
+        "user": getpass.getuser(),
+        "work": work,
+        "port": port,
+        "moto": moto,
+        "certificate": certificate,
+        "key": key,
+    }
+    (work / "nginx.conf").write_text(NGINX.format(**values))
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context((work / "moto.log").open("wb"))
+        for command in (
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(moto)],
+            ["nginx", "-c", work / "nginx.conf"],
+        ):
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
         found = Bucket(port, certificate)
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
+        for asked in (moto, port):
+            wait_for(asked)
         found.make()
         yield found
-    finally:
-        process.terminate()
-        process.wait()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"nothing listens on {port}")

@@ -12,6 +12,8 @@ want=()
 command -v restic >/dev/null || want+=(restic)
 command -v zstd >/dev/null || want+=(zstd)
 command -v openssl >/dev/null || want+=(openssl)
+command -v pgbackrest >/dev/null || want+=(pgbackrest)
+[ -x /usr/sbin/nginx ] || want+=(nginx-light)
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || want+=(postgresql)
 if ((${#want[@]})); then
     as_root apt-get -qq update
