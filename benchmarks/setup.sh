@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what keepwell is measured against: restic, borg, PostgreSQL's programs, zstd, openssl.
+# Installs what keepwell is measured against: restic, borg, pgBackRest, Barman, PostgreSQL's programs, zstd, openssl; and nginx.
 # Repeatable; quiet unless something fails. Needs Debian (or a relative) and root, or sudo, for what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,8 @@ command -v pgbackrest >/dev/null || want+=(pgbackrest)
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || want+=(postgresql)
 if ((${#want[@]})); then
     as_root apt-get -qq update
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --no-install-recommends \
+    # Runlevel 1: nothing is started by its installation.
+    as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --no-install-recommends \
         "${want[@]}" >"$cache/apt.log" 2>&1 || { cat "$cache/apt.log" >&2; exit 1; }
 fi
 
@@ -36,4 +37,10 @@ if [ ! -x "$cache/borg/bin/borg" ]; then
             apt-get -qq -o Dpkg::Use-Pty=0 install --no-install-recommends borgbackup >"$cache/apt.log" 2>&1 ||
             { cat "$cache/apt.log" >&2; exit 1; }
     fi
+fi
+
+if [ ! -x "$cache/barman/bin/barman" ]; then
+    "${PYTHON:-python3}" -m venv "$cache/barman"
+    "$cache/barman/bin/pip" --disable-pip-version-check -q install barman psycopg2-binary >"$cache/pip.log" 2>&1 ||
+        { rm -rf "$cache/barman"; cat "$cache/pip.log" >&2; exit 1; }
 fi
