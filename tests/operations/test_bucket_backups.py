@@ -1,4 +1,4 @@
-"""Uploads in a bucket from backup to proof to restore: S3 as moto tells it, Azure as azurite does."""
+"""Uploads in a bucket from backup to proof to restore: S3 as moto tells it, Azure as azurite does, GCS as fake-gcs-server."""
 
 import json
 import tarfile
@@ -13,6 +13,7 @@ from keepwell.operations.export import ExportRequest, export
 from keepwell.operations.restore import RestoreRequest, restore
 from keepwell.stores.objects import BucketObjects
 from support import workplace
+from support.gcs import gcs_server
 from support.servers import BUCKET, azurite_server, moto_server
 
 pytestmark = pytest.mark.slow
@@ -127,8 +128,9 @@ def test_uploads_in_s3_are_backed_up_by_etag_proven_and_restored_with_their_meta
             place.backup(sources=("images",))
 
 
-def test_blobs_in_azure_come_back_from_a_container_that_changes_while_it_is_read(tmp_path, monkeypatch):
-    with azurite_server() as server:
+@pytest.mark.parametrize("started", [azurite_server, gcs_server])
+def test_uploads_elsewhere_come_back_with_their_metadata(started, tmp_path, monkeypatch):
+    with started() as server:
         there = BucketObjects(server.url + "/up", server.options)
         state = None
         for number in range(30):

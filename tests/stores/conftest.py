@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.gcs import gcs_server
 from support.rados import rados_gateway
 from support.servers import azurite_server, moto_server, rclone_s3
 from support.sftp import ssh_server
@@ -16,6 +17,12 @@ def moto():
 @pytest.fixture(scope="session")
 def azurite():
     with azurite_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs():
+    with gcs_server() as server:
         yield server
 
 

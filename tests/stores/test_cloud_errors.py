@@ -113,10 +113,12 @@ def test_credentials_come_from_the_environment(moto, monkeypatch):
     assert store.get("one") == b"1"
 
 
-def test_azure_credentials_come_from_the_environment(azurite, monkeypatch):
-    for name, value in azurite.env.items():
+@pytest.mark.parametrize("kind", ["azurite", "gcs"])
+def test_credentials_of_others_come_from_the_environment(kind, request, monkeypatch):
+    server = request.getfixturevalue(kind)
+    for name, value in server.env.items():
         monkeypatch.setenv(name, value)
-    store = open_store(f"{azurite.url}/by-environment")
+    store = open_store(f"{server.url}/by-environment")
     store.put("one", b"1")
     assert store.get("one") == b"1"
 

@@ -28,7 +28,7 @@ BACKENDS = [
 ]
 
 
-SERVERS = {"s3": "moto", "locked": "moto", "rados": "rados", "az": "azurite", "sftp": "sshd"}
+SERVERS = {"s3": "moto", "locked": "moto", "rados": "rados", "az": "azurite", "gs": "gcs", "sftp": "sshd"}
 """The fixture of the server that a backend speaks to."""
 
 
@@ -43,11 +43,11 @@ def store(request, tmp_path):
         case "faulty":
             made = FaultyStore(MemoryStore())
         case "gs":
-            if not (bucket := os.environ.get("KEEPWELL_TEST_GCS")):
-                pytest.skip(
-                    "Google Cloud Storage: set KEEPWELL_TEST_GCS to a bucket; no emulator speaks what obstore writes"
-                )
-            made = open_store(f"gs://{bucket}/keepwell-test-{secrets.token_hex(8)}")
+            if bucket := os.environ.get("KEEPWELL_TEST_GCS"):
+                made = open_store(f"gs://{bucket}/keepwell-test-{secrets.token_hex(8)}")
+            else:
+                server = request.getfixturevalue(SERVERS["gs"])
+                made = open_store(f"{server.url}/deep/{secrets.token_hex(8)}", server.options)
         case "locked":
             server = request.getfixturevalue(SERVERS["locked"])
             bucket = f"locked-{secrets.token_hex(8)}"

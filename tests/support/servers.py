@@ -76,7 +76,7 @@ def moto_server(*, check_credentials: bool = False) -> Iterator[Server]:
     key, secret = "AKIAKEEPWELLTEST0000", "keepwell-test-secret"
     # moto checks signatures only after so many actions; the one before makes the bucket.
     extra = {"INITIAL_NO_AUTH_ACTION_COUNT": "1"} if check_credentials else {}
-    with _running(lambda port: [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], extra) as (
+    with running(lambda port: [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], extra) as (
         port,
         pid,
     ):
@@ -99,7 +99,7 @@ def rclone_s3(folder: Path) -> Iterator[Server]:
         serve = [program, "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
         return [*serve, "--vfs-cache-mode", "writes", "--cache-dir", str(folder / "cache"), "--config", os.devnull]
 
-    with _running(command) as (port, pid):
+    with running(command) as (port, pid):
         yield _s3(f"http://127.0.0.1:{port}", key, secret, pid)
 
 
@@ -114,7 +114,7 @@ def azurite_server() -> Iterator[Server]:
         serve = [str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
         return [*serve, "--silent", "--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence"]
 
-    with _running(command) as (port, pid):
+    with running(command) as (port, pid):
         endpoint = f"http://127.0.0.1:{port}/{AZURITE_ACCOUNT}"
         _make_container(port)
         yield Server(
@@ -148,7 +148,7 @@ def _s3(endpoint: str, key: str, secret: str, pid: int) -> Server:
 
 
 @contextlib.contextmanager
-def _running(command: Callable[[int], list[str]], extra: dict[str, str] | None = None) -> Iterator[tuple[int, int]]:
+def running(command: Callable[[int], list[str]], extra: dict[str, str] | None = None) -> Iterator[tuple[int, int]]:
     """Start a server on a free port, wait until it answers; its port and process id. Kills its whole group after."""
     with tempfile.TemporaryFile() as log:
         for _ in range(3):  # another process may take the free port first
