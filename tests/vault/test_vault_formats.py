@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 import os
 from dataclasses import replace
@@ -25,6 +26,7 @@ from keepwell.vault.catalog import Proof, decode_metadata, decode_proof, encode_
 from keepwell.vault.cutter import identify
 from keepwell.vault.index import PackEntry, Section, decode_entry, decode_index, encode_entry, encode_index
 from keepwell.vault.inventory import references
+from keepwell.vault.layout import BackupId, new_id, parse_id
 from keepwell.vault.manifest import Extents, Manifest, StoredStream, decode, decode_references, encode
 from keepwell.vault.pack import PackBuilder, compress, open_frame, read_trailer, sections
 from keepwell.vault.reader import PackKeys
@@ -485,3 +487,11 @@ def test_the_references_of_a_large_backup_are_read_whole(packs):
 
     found = references(Shell(), store.head(NAME))  # type: ignore[arg-type]
     assert [(r.birth, r.pack) for r in found] == manifest.packs
+
+
+@given(st.integers(0, 0xFFFE), st.integers(0, 5))
+def test_an_id_sorts_behind_the_newest_backup_of_the_same_second(suffix, seconds):
+    begun = dt.datetime(2026, 11, 22, 2, 0, 3, tzinfo=dt.UTC)
+    before = BackupId("production", "20261122T020003Z", f"{suffix:04x}")
+    after = new_id("production", begun + dt.timedelta(seconds=seconds), before)
+    assert before < after == parse_id(str(after))

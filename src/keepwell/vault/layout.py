@@ -43,8 +43,12 @@ class BackupId:
         return f"{self.environment}/{tier}/{day[:4]}-{day[4:6]}-{day[6:]}/{time}-{self.suffix}/"
 
 
-def new_id(environment: str, now: dt.datetime) -> BackupId:
-    return BackupId(environment, now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"), secrets.token_hex(2))
+def new_id(environment: str, now: dt.datetime, previous: BackupId | None = None) -> BackupId:
+    """Sorts behind `previous`, the environment's newest backup, even where that was begun in the same second."""
+    stamp, least = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"), 0
+    if previous is not None and previous.stamp == stamp:
+        least = min(int(previous.suffix, 16) + 1, 0xFFFF)
+    return BackupId(environment, stamp, f"{least + secrets.randbelow(0x10000 - least):04x}")
 
 
 def parse_id(text: str) -> BackupId:

@@ -40,7 +40,8 @@ class Snapshot:
 
     entries: Sequence[PackEntry]
     """Packs that may be used for deduplication: present, whole, and not condemned."""
-    previous: str | None
+    previous: BackupId | None
+    """The environment's newest backup."""
 
 
 class SourceSink:
@@ -81,7 +82,7 @@ class Session:
         anchor: dict[str, Json] | None = None,
     ) -> None:
         self._anchor = anchor
-        self.id, self.tier, self.time = new_id(environment, now), tier, now
+        self.id, self.tier, self.time = new_id(environment, now, snapshot.previous), tier, now
         self._store, self._keyring, self._previous = store, keyring, snapshot.previous
         frames, pieces = FrameTable(), PieceTable()
         for entry in snapshot.entries:
@@ -277,7 +278,7 @@ class Session:
             try:
                 self._store.put(name, raw)
             except ObjectExists:  # another machine began in the same second and drew the same suffix
-                self.id = BackupId(self.id.environment, self.id.stamp, secrets.token_hex(2))
+                self.id = new_id(self.id.environment, self.time, self._previous)
                 continue
             return name, raw
 
@@ -325,7 +326,7 @@ class Session:
             "seconds": round(seconds, 3),
             "program": f"keepwell {__version__}",
             "host": host,
-            "previous": self._previous,
+            "previous": str(self._previous) if self._previous else None,
         }
         if self._anchor:  # docs/format.md, section 13: whoever cuts off the audit log before this entry is found out
             document["audit"] = self._anchor

@@ -331,7 +331,7 @@ class Vault:
         previous = sorted([b.id for b in there_are.backups] + [b.id for b in there_are.damaged])
         from keepwell.vault.session import Session, Snapshot
 
-        snapshot = Snapshot(entries, str(previous[-1]) if previous else None)
+        snapshot = Snapshot(entries, previous[-1] if previous else None)
         return Session(
             self.store,
             self.keyring,

@@ -6,7 +6,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -39,12 +41,13 @@ pytestmark = [
 
 
 @pytest.fixture
-def pooled(server, tmp_path_factory):
+def pooled(server):
     """The same database behind a pooler of that mode."""
     with contextlib.ExitStack() as stack:
 
         def start(mode, database):
-            folder, port = tmp_path_factory.mktemp("pgbouncer"), free_port()
+            # Not below pytest's own folder, in which another user may not look.
+            folder, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), free_port()
             user = "user = nobody" if os.getuid() == 0 else ""
             (folder / "users").write_text(f'"postgres" "{server.password.reveal()}"\n')
             (folder / "ini").write_text(
@@ -53,8 +56,6 @@ def pooled(server, tmp_path_factory):
             for path in (folder, *folder.iterdir()):
                 if user:
                     shutil.chown(path, "nobody")
-            for parent in folder.parents[:2]:
-                parent.chmod(0o755)
             process = subprocess.Popen([PROGRAM, "-q", folder / "ini"], stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
             stack.callback(process.send_signal, signal.SIGTERM)
