@@ -67,6 +67,10 @@ class StreamWriter(Protocol):
         """
         ...
 
+    def anew(self, on: bool) -> None:
+        """While on, what is written is stored even where the vault has it already: it then lies together, fast to read."""
+        ...
+
     def close(self) -> None:
         """End the stream. Must be called; a stream left open makes the commit fail."""
         ...
@@ -83,6 +87,10 @@ class Sink(Protocol):
         Then a `reuse` of them succeeds for as long as this backup runs: for sources that must know before they ask for
         changes only.
         """
+        ...
+
+    def spread(self, ids: bytes) -> float:
+        """How scattered these pieces lie: bytes to decode for each byte of them; about 1 where they were stored together."""
         ...
 
 
@@ -137,6 +145,9 @@ class Discard:
     def holds(self, ids: bytes) -> bool:
         return False
 
+    def spread(self, ids: bytes) -> float:
+        return 1.0
+
 
 class _Discarded:
     def __init__(self) -> None:
@@ -156,6 +167,9 @@ class _Discarded:
 
     def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
         return None
+
+    def anew(self, on: bool) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -185,6 +199,9 @@ class MemoryStreams:
 
     def holds(self, ids: bytes) -> bool:
         return all(piece in self.pieces for piece, _ in _TOKEN.iter_unpack(ids))
+
+    def spread(self, ids: bytes) -> float:
+        return 1.0
 
     def names(self) -> list[str]:
         return list(self.data)

@@ -59,6 +59,9 @@ class Spool:
         """Never while a copy is kept: it needs the bytes."""
         return self.trouble is not None and self._sink.holds(ids)
 
+    def spread(self, ids: bytes) -> float:
+        return self._sink.spread(ids)
+
     def close(self) -> None:
         for kept in self._kept.values():
             kept.close()
@@ -140,6 +143,9 @@ class _Both:
 
     def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
         return self._writer.overlay(ids, places, data) if self._spool.trouble is not None else None
+
+    def anew(self, on: bool) -> None:
+        self._writer.anew(on)
 
     def close(self) -> None:
         self._writer.close()

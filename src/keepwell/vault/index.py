@@ -137,7 +137,8 @@ def decode_index(keyring: Keyring, name: str, raw: bytes) -> list[PackEntry]:
 class PieceTable:
     """Piece id -> location (`row << 16 | piece in the frame`): sorted arrays, 24 bytes a piece, looked up in batches.
 
-    New pieces go into a dict, which is turned into a sorted run when it is large: memory stays at 24 bytes a piece.
+    New pieces go into a dict, which is turned into a sorted run when it is large: memory stays at 24 bytes a piece. Of a piece that
+    was loaded twice the later place counts.
     """
 
     _SPILL = 200_000
@@ -217,10 +218,11 @@ class PieceTable:
         # Runs of like size are merged, so that there are never more than a handful to search.
         while len(self._runs) > 1 and len(self._runs[-2][0]) < 4 * len(self._runs[-1][0]):
             last, before = self._runs.pop(), self._runs.pop()
-            high = np.concatenate((before[0], last[0]))
+            # The later first, and in a stable order: the first of equals is the one that is found.
+            high = np.concatenate((last[0], before[0]))
             order = np.argsort(high, kind="stable")
             self._runs.append(
-                (high[order], np.concatenate((before[1], last[1]))[order], np.concatenate((before[2], last[2]))[order])
+                (high[order], np.concatenate((last[1], before[1]))[order], np.concatenate((last[2], before[2]))[order])
             )
 
 

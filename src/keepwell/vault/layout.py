@@ -44,11 +44,13 @@ class BackupId:
 
 
 def new_id(environment: str, now: dt.datetime, previous: BackupId | None = None) -> BackupId:
-    """Sorts behind `previous`, the environment's newest backup, even where that was begun in the same second."""
-    stamp, least = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"), 0
+    """Sorts behind `previous`, the environment's newest backup, where that was begun in the same second (some 30 of them do)."""
+    stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    last = secrets.randbelow(0x10000)
     if previous is not None and previous.stamp == stamp:
-        least = min(int(previous.suffix, 16) + 1, 0xFFFF)
-    return BackupId(environment, stamp, f"{least + secrets.randbelow(0x10000 - least):04x}")
+        behind = int(previous.suffix, 16) + 1 + secrets.randbelow(0x1000)
+        last = behind if behind < 0x10000 else last
+    return BackupId(environment, stamp, f"{last:04x}")
 
 
 def parse_id(text: str) -> BackupId:

@@ -63,6 +63,9 @@ class SourceSink:
     def holds(self, ids: bytes) -> bool:
         return self._session.desk.holds(ids)
 
+    def spread(self, ids: bytes) -> float:
+        return self._session.desk.spread(ids)
+
 
 class Session:
     """A backup being taken. Use as a context manager; without `commit` nothing becomes visible."""
@@ -278,7 +281,7 @@ class Session:
             try:
                 self._store.put(name, raw)
             except ObjectExists:  # another machine began in the same second and drew the same suffix
-                self.id = new_id(self.id.environment, self.time, self._previous)
+                self.id = new_id(self.id.environment, self.time)
                 continue
             return name, raw
 

@@ -321,12 +321,16 @@ class Vault:
         self.prove_store()
         trash = read_trash(self.store, self.keyring)
         condemned = trash.packs()
-        there = {info.name: info.size for info in self.store.list("packs/")}
+        there = {info.name: info for info in self.store.list("packs/")}
         entries = [
             entry
             for entry in self.entries()
-            if entry.pack not in condemned and there.get(pack_name(entry.pack)) == entry.size
+            if entry.pack not in condemned
+            and (pack := there.get(pack_name(entry.pack))) is not None
+            and pack.size == entry.size
         ]
+        # Of a piece that is there twice the later one is used: it was stored anew to lie with its neighbours.
+        entries.sort(key=lambda entry: there[pack_name(entry.pack)].modified)
         there_are = self.scan(environment, with_proofs=False)
         previous = sorted([b.id for b in there_are.backups] + [b.id for b in there_are.damaged])
         from keepwell.vault.session import Session, Snapshot

@@ -40,7 +40,7 @@ class Desk:
     read: int = 0
     """Bytes given by sources."""
     new: int = 0
-    """Bytes of pieces that the vault did not have."""
+    """Bytes of pieces that the vault did not have, or that were to be stored anew."""
     after_block: Callable[[], None] = lambda: None
 
     def holds(self, ids: bytes) -> bool:
@@ -49,6 +49,14 @@ class Desk:
             return False
         with self.lock:
             return not np.any(self.pieces.locate(np.frombuffer(ids, _TOKENS)["id"]) < 0)
+
+    def spread(self, ids: bytes) -> float:
+        """Bytes of the frames that hold the pieces of these tokens, for each byte of the pieces."""
+        tokens = np.frombuffer(ids, _TOKENS)
+        with self.lock:
+            found = self.pieces.locate(tokens["id"])
+        frames = len(np.unique(found[found >= 0] >> 16))
+        return frames * FRAME_SIZE / max(1, int(tokens["length"].sum(dtype=np.int64)))
 
 
 class _Frame:
@@ -69,7 +77,7 @@ class StreamBuilder:
         self.source, self.name, self.cut = source, name, cut
         self.closed = False
         self.size = 0
-        self._desk = desk
+        self._desk, self._anew = desk, False
         self._cutter = cutter(cut, desk.keyring)
         self._waiting: list[Buffer] = []
         self._waits = 0
@@ -149,6 +157,10 @@ class StreamBuilder:
         self._desk.after_block()
         return laid
 
+    def anew(self, on: bool) -> None:
+        self.boundary()
+        self._anew = on
+
     def close(self) -> None:
         if self.closed:
             return
@@ -187,7 +199,8 @@ class StreamBuilder:
     def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> tuple[list[int], list[_Frame]]:
         """Finds or stores each piece; returns where they are, and the frames that became full. Under the lock."""
         desk, full, at, i = self._desk, [], 0, 0
-        found = desk.pieces.find(ids)
+        # Anew: what the vault had before this backup is as if it were not there.
+        found = [-1] * len(ids) if self._anew else desk.pieces.find(ids)
         while i < len(ids):
             if found[i] < 0:  # a piece that stands twice in this block was added after `find` looked
                 found[i] = desk.pieces.find_recent(ids[i])

@@ -11,7 +11,7 @@ from keepwell.core.errors import SourceError
 from keepwell.core.streams import Context, MemoryStreams
 from keepwell.sources import physical
 from keepwell.sources.base import RestoreRequest
-from keepwell.sources.physical import Target, restore
+from keepwell.sources.physical import Target, restore, spread
 from keepwell.sources.physical.entries import CONTENT, PAGES, decode
 from support.captured import capture, differences, files_in, files_of
 from support.physical import base_backup
@@ -320,6 +320,31 @@ def test_the_backup_before_may_go_and_the_next_goes_on(own, own_folder):
         assert differences(files_of(streams), own.files(), ignore=(*unlogged_files(own), "postgresql.auto.conf")) == []
 
 
+class Scattered(Counting):
+    """Says of every file that it lies scattered."""
+
+    def spread(self, ids):
+        return 9.0
+
+
+@pytest.mark.parametrize("way", ["server", "files"])
+def test_files_that_lie_scattered_come_whole_some_at_a_time(own, own_folder, way, monkeypatch):
+    monkeypatch.setattr(spread, "_LEAST", 2)
+    spec = physical.Spec(own.url(), read_from=way)
+    context = remembering(own_folder)
+    last = Scattered({})
+    assert physical.capture(spec, last, context)["rewritten_files"] == 0
+    for n in range(2):
+        own.ask(f"UPDATE notes SET t = 'round {n}' WHERE id % 7 = 3")
+        own.settle()
+        streams = Scattered(last.pieces)
+        facts = physical.capture(spec, streams, context)
+        assert facts["method"].startswith("incremental" if way == "server" else "files:")
+        assert 0 < facts["rewritten_files"] < facts["files"] / 2
+        assert differences(files_of(streams), own.files(), ignore=(*unlogged_files(own), "postgresql.auto.conf")) == []
+        last = streams
+
+
 def _pages(streams):
     data = bytes(streams.data[PAGES])
     return {data[at : at + 8192] for at in range(0, len(data), 8192)}
@@ -434,6 +459,9 @@ class _Pages:
         self.reuse(laid, 8192 * len(tokens))
         self.known.update(token[:16] for token in tokens)
         return laid
+
+    def anew(self, on):
+        self.boundary()
 
     def close(self):
         assert not self.rest

@@ -201,13 +201,16 @@ class _TreeOnly:
     def holds(self, ids: bytes) -> bool:
         return False
 
+    def spread(self, ids: bytes) -> float:
+        return 1.0
+
 
 class _ToFile:
     def __init__(self, file: IO[bytes], writer: StreamWriter) -> None:
         self._file = file
         self._writer = writer
         self.boundary, self.take_ids, self.close = writer.boundary, writer.take_ids, writer.close
-        self.reuse, self.overlay = writer.reuse, writer.overlay
+        self.reuse, self.overlay, self.anew = writer.reuse, writer.overlay, writer.anew
 
     @property
     def position(self) -> int:

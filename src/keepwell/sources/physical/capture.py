@@ -21,6 +21,7 @@ from keepwell.sources.physical.pgmanifest import without
 from keepwell.sources.physical.previous import Previous, Recorder, Stamp, cache_path
 from keepwell.sources.physical.replication import Identity, Replication, ServerError
 from keepwell.sources.physical.spec import Spec
+from keepwell.sources.physical.spread import scattered
 from keepwell.sources.postgres.connection import Address, Connection, connected, parse, require_direct, server_errors
 
 _SETTINGS = (
@@ -120,6 +121,7 @@ class _Run:
     def take(self, path: Path | None, previous: Previous | None) -> tuple[BaseBackup, Files, Recorder]:
         """Raises _Refused where the server cannot give only what changed, and nothing was written then."""
         recorder, began, verifier = Recorder(path), False, None
+        anew, manifest = self._anew(previous)
 
         def files(found: BaseBackup) -> Files:
             nonlocal began, verifier
@@ -127,7 +129,7 @@ class _Run:
             if self.spec.on_damaged_page == "keep" and self.about["data_checksums"] == "on":
                 verifier = Verifier(found.start, int(self.about["segment_size"]))
             pages = PagesLane(self.sink.stream(PAGES, "pages"), recorder.add)
-            return Files(pages, ContentLane(self.sink.stream(CONTENT)), previous, verifier)
+            return Files(pages, ContentLane(self.sink.stream(CONTENT)), previous, verifier, anew)
 
         version = self.about["server_version"]
         text = basebackup.command(
@@ -138,7 +140,7 @@ class _Run:
             with contextlib.closing(Replication.connect(self.spec.url)) as link:
                 _hold_log(link)
                 if previous is not None:
-                    link.copy_in("UPLOAD_MANIFEST", [previous.manifest])
+                    link.copy_in("UPLOAD_MANIFEST", [manifest])
                 found, taken = basebackup.receive(
                     link,
                     text,
@@ -160,16 +162,33 @@ class _Run:
             raise
         return found, taken, recorder
 
+    def _anew(self, previous: Previous | None) -> tuple[list[str], bytes]:
+        """Files whose pages are stored anew, and the manifest without them, so that the server sends them whole."""
+        if previous is None:
+            return [], b""
+        paths = scattered(previous, self.sink)
+        if not paths:
+            return [], previous.manifest
+        try:
+            manifest = without(previous.manifest, paths) if previous.manifest else b""
+        except ValueError:  # the server will say what it thinks of it
+            return [], previous.manifest
+        self.context.progress.note(
+            f"{self.address.place}: {len(paths)} files are stored anew, since their pages lie too scattered to be restored fast"
+        )
+        return paths, manifest
+
     def take_files(
         self, path: Path | None, place: Place, previous: Previous | None, identity: Identity
     ) -> tuple[BaseBackup, Files, Recorder, str]:
         """The files as they lie there, those of `previous` that have not changed from there."""
         recorder = Recorder(path)
+        anew, _ = self._anew(previous)
         direct = Direct(place, self.address, self.spec, self.context, self.about, previous)
 
         def files(verifier: Verifier | None) -> Files:
             pages = PagesLane(self.sink.stream(PAGES, "pages"), recorder.add)
-            return Files(pages, ContentLane(self.sink.stream(CONTENT)), verifier=verifier)
+            return Files(pages, ContentLane(self.sink.stream(CONTENT)), verifier=verifier, anew=anew)
 
         try:
             with contextlib.closing(Replication.connect(self.spec.url)) as link:
@@ -307,6 +326,7 @@ def _facts(
         "settings": {name: about[name] for name in _SETTINGS if name in about},
         "files": sum(entry.kind == "file" for entry in files.entries),
         "folders": sum(entry.kind == "dir" for entry in files.entries),
+        "rewritten_files": files.rewritten,
         "streams": [PAGES, CONTENT, STREAM],
         "bytes": files.bytes,
         "warnings": warnings,

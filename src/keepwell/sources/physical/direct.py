@@ -189,7 +189,7 @@ class Direct:
                 if max(stamp.written, stamp.changed) < now - _SETTLED:
                     self.stamps[item.path] = stamp
                 known = self._previous.unchanged(item.path, stamp) if self._previous else None
-                if known is not None:
+                if known is not None and not files.stores_anew(item.path):
                     files.known(item.path, mode, known)
                     self.unchanged += 1
                     return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 
 import numpy as np
 
@@ -29,16 +30,25 @@ class Files:
     """Takes the archives of one base backup, one after the other."""
 
     def __init__(
-        self, pages: PagesLane, content: ContentLane, previous: Previous | None = None, verifier: Verifier | None = None
+        self,
+        pages: PagesLane,
+        content: ContentLane,
+        previous: Previous | None = None,
+        verifier: Verifier | None = None,
+        anew: Collection[str] = (),
     ) -> None:
+        """`anew`: relation files that come whole and are stored anew, since their pages lie scattered."""
         self.entries: list[Entry] = []
         self.bytes = 0
         """Of the files as they are on the server, whether sent or known."""
         self.odd: list[str] = []
         """Relation files that are no whole pages: they were taken by content."""
+        self.rewritten = 0
+        """Relation files that were stored anew."""
         self.still_damaged: list[tuple[str, int]] = []
         """Path and block of damaged pages that are those of the last backup."""
         self._pages, self._content, self._previous, self._verifier = pages, content, previous, verifier
+        self._anew = anew
         self._tar: TarReader | None = None
         self._prefix = ""
         self._file: _Whole | _Changed | None = None
@@ -79,6 +89,9 @@ class Files:
     def is_relation(path: str) -> bool:
         return _RELATION.fullmatch(path) is not None
 
+    def stores_anew(self, path: str) -> bool:
+        return path in self._anew
+
     def folder(self, path: str, mode: int) -> None:
         self.entries.append(Entry(path, "dir", mode))
 
@@ -97,6 +110,7 @@ class Files:
     def known(self, path: str, mode: int, tokens: memoryview) -> None:
         """A relation file whose every page is as it was in the last backup: 20 bytes a page."""
         self._end_file()
+        self._pages.anew(False)
         at, pages = self._pages.position, len(tokens) // TOKEN
         if pages:
             self._pages.reuse(tokens)
@@ -138,6 +152,7 @@ class Files:
             self._file = self._opened(path, header)
 
     def _opened(self, path: str, header: Header) -> _Whole | _Changed:
+        self._pages.anew(path in self._anew)
         folder, _, name = path.rpartition("/")
         if name.startswith(PREFIX):
             target = f"{folder}/{name.removeprefix(PREFIX)}"
@@ -151,6 +166,7 @@ class Files:
             return _Changed(target, header, old, self._pages, self._verifier, known)
         is_relation = self.is_relation(path)
         if is_relation and header.size % PAGE == 0:
+            self.rewritten += path in self._anew
             return _Whole(path, header, self._pages, self._verifier)
         if is_relation:
             self.odd.append(path)

@@ -22,9 +22,17 @@ class PagesLane:
         self.is_told = True
         """Whether `keep` was given the pieces of every file."""
         self._writer, self._keep = writer, keep
+        self._anew = False
         self._tokens = bytearray()
         self._files: list[tuple[str, int]] = []
         self._taken = 0
+
+    def anew(self, on: bool) -> None:
+        """Whether the pages that are written from here on are stored even where the vault has them."""
+        if on != self._anew:
+            self._take()
+            self._writer.anew(on)
+            self._anew = on
 
     def write(self, data: Buffer) -> None:
         self._writer.write(data)

@@ -12,7 +12,7 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -89,6 +89,16 @@ class Previous:
             )
         except (OSError, ValueError, KeyError, TypeError, struct.error):
             return None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pieces, 20 a page."""
+        return len(self._tokens)
+
+    def files(self) -> Iterator[tuple[str, memoryview]]:
+        """Every relation file and its pieces."""
+        for path, (at, pages) in self._files.items():
+            yield path, self._tokens[at : at + TOKEN * pages]
 
     def pages(self, path: str) -> memoryview | None:
         """The pieces of a file, 20 bytes a page; None where it had no such file."""
