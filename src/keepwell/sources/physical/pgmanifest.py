@@ -12,14 +12,20 @@ import os
 from collections.abc import Iterable
 
 from keepwell.core.wal import show_lsn
+from keepwell.sources.physical.incremental import PREFIX
 
 _SUM = b'"Manifest-Checksum"'
 _FILES = b'"Files": ['
 
 
 def without(manifest: bytes, paths: Iterable[str]) -> bytes:
-    """The manifest without these files. Raises ValueError where it is not one as servers write it."""
+    """The manifest without these files, of which it may have only what changed. Raises ValueError where it is not one as servers
+    write it.
+    """
     gone = {path.encode("utf-8", "surrogateescape") for path in paths}
+    gone |= {
+        folder + slash + PREFIX.encode() + name for folder, slash, name in (path.rpartition(b"/") for path in gone)
+    }
     lines = manifest.splitlines(keepends=True)
     first = next((n for n, line in enumerate(lines) if line.startswith(_FILES)), None)
     if first is None:
