@@ -19,6 +19,7 @@ from keepwell.sources.postgres.connection import parse
 from keepwell.sources.postgres.programs import servers
 from keepwell.sources.postgres.server import ThrowawayServer, free_port
 from support import workplace
+from support.majors import MAJORS, NAMES
 from support.servers import unavailable
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,7 @@ portable = ["weekly"]
 """
 
 
-@pytest.fixture(scope="module", params=[15, 18], ids=["PostgreSQL 15", "PostgreSQL 18"])
+@pytest.fixture(scope="module", params=MAJORS, ids=NAMES)
 def server(request):
     programs = servers(request.param)
     if programs.major != request.param:

@@ -19,6 +19,7 @@ from keepwell.operations.init import init
 from keepwell.operations.opening import open_vault
 from keepwell.policy.load import load
 from keepwell.sources.postgres.server import ThrowawayServer, unprivileged_user
+from support.majors import MAJORS
 from support.physical_load import (
     LOGGING,
     await_end_of_recovery,
@@ -117,7 +118,7 @@ def recover(server):
     await_end_of_recovery(server)
 
 
-@pytest.fixture(scope="module", params=[15, 18])
+@pytest.fixture(scope="module", params=MAJORS)
 def story(request):
     """A server with pgbench's tables, its base, all of its log archived, and the number of transactions at the end."""
     with open_folder() as folder:

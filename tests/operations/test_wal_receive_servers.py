@@ -21,9 +21,10 @@ from keepwell.sources.postgres.programs import servers
 from keepwell.vault.wal import WalConflict
 from operations import walbench
 from operations.walbench import SLOT, Bench, Running, position, run, write
+from support.majors import MAJORS
 
 pytestmark = pytest.mark.slow
-VERSIONS = (15, 18)
+VERSIONS = MAJORS
 
 
 @pytest.fixture

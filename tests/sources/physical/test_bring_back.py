@@ -20,6 +20,7 @@ from keepwell.sources.physical.examine import count_rows, examine, query
 from keepwell.sources.physical.restore import compare_files
 from keepwell.sources.physical.sandbox import sandbox
 from keepwell.sources.physical.target import Target
+from support.majors import MAJORS, NAMES
 from support.physical import base_backup, into_streams
 from support.physical_load import fill, give_to_server, logging_server, open_folder, require_balanced, run
 
@@ -83,7 +84,7 @@ class Source:
         self._context.__exit__(None, None, None)
 
 
-@pytest.fixture(scope="module", params=[15, 18], ids=["postgres15", "postgres18"])
+@pytest.fixture(scope="module", params=MAJORS, ids=NAMES)
 def source(request):
     with open_folder() as folder:
         found = Source(request.param, folder)

@@ -15,6 +15,7 @@ from keepwell.core.streams import Context, Discard
 from keepwell.sources import physical
 from keepwell.sources.physical.entries import STREAM
 from support.backup_chain import Chain, brought_back, files_of
+from support.majors import MAJORS
 from support.physical_load import (
     LoggingServer,
     balances,
@@ -254,7 +255,7 @@ def test_a_standby_is_a_source_and_after_its_promotion_everything_is_read(server
         standby.stop()
 
 
-@pytest.mark.parametrize("major", [15, 18])
+@pytest.mark.parametrize("major", MAJORS)
 def test_the_sums_are_equal_in_backups_taken_while_pgbench_runs(major, tmp_path):
     with (
         open_folder() as folder,

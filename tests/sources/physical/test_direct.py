@@ -16,6 +16,7 @@ from keepwell.sources.base import RestoreRequest
 from keepwell.sources.physical import Target, direct, restore
 from keepwell.sources.physical.listing import listing
 from support.captured import capture, differences, files_in, files_of
+from support.majors import MAJORS, NAMES
 from support.physical import base_backup
 from support.physical_load import (
     LOGGING,
@@ -38,7 +39,7 @@ def ask(server, sql, database="postgres"):
         return cursor.fetchall() if cursor.description else []
 
 
-@pytest.fixture(scope="module", params=[15, 18], ids=["postgres15", "postgres18"])
+@pytest.fixture(scope="module", params=MAJORS, ids=NAMES)
 def server(request):
     with open_folder() as folder, logging_server(request.param, folder / "server") as found:
         (folder / "fast").mkdir()

@@ -16,8 +16,9 @@ from keepwell.sources import postgres
 from keepwell.sources.base import RestoreRequest
 from keepwell.sources.postgres.programs import servers
 from keepwell.sources.postgres.server import ThrowawayServer, free_port
+from support.majors import MAJORS
 
-VERSIONS = (15, 18)
+VERSIONS = MAJORS
 
 EXTENSION = """
 CREATE TABLE rates (country text PRIMARY KEY, percent numeric NOT NULL, ours boolean NOT NULL DEFAULT false);
