@@ -96,16 +96,15 @@ def test_the_piece_table_finds_what_a_dict_finds(steps):
             fresh = {
                 piece: location
                 for piece, location in pairs
-                if table.find([piece]) == [-1] or (kind == "l" and table.find_recent(piece) == -1)
+                if table.find([piece]) == [-1] or (kind == "l" and table.find_recent([piece]) == [-1])
             }
             model |= fresh
             if kind == "l":
                 table.load(b"".join(fresh), np.array(list(fresh.values()), "<u8"))
             else:
-                for piece, location in fresh.items():
-                    assert table.find_recent(piece) == -1
-                    table.add(piece, location)
-                    assert table.find_recent(piece) == location
+                assert table.find_recent(fresh) == [-1] * len(fresh)
+                table.add(fresh)
+                assert table.find_recent(fresh) == list(fresh.values())
                 table.spill()
             every = [n.to_bytes(8, "little") + m.to_bytes(8, "little") for m in range(61) for n in {m % 7, 1}]
             assert table.find(every) == [model.get(piece, -1) for piece in every]

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from keepwell.core import pastcache
 from keepwell.core.clock import UTC
 from keepwell.core.errors import ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreFull, UnsafeStore
 from keepwell.core.streams import Buffer
@@ -26,6 +27,8 @@ from keepwell.stores.scratch import Scratch
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BLOCK = 8 << 20
+_LARGE = 1 << 20
+"""Objects from this size on are written past the page cache."""
 _OPEN_UNTIL_FLUSH = 64
 """Files kept open between put and flush, so that a failed write-back is seen by their fsync; more are synced early."""
 _ATTEMPTS = 100
@@ -429,7 +432,7 @@ class LocalStore:
 
 
 def _write(fd: int, content: memoryview) -> None:
-    at = 0
+    at = pastcache.write_start(fd, content) if pastcache.FLAG and len(content) >= _LARGE else 0
     while at < len(content):
         at += os.write(fd, content[at : at + _BLOCK])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Protocol
 
 import blake3
@@ -48,11 +49,8 @@ def cutter(cut: Cut, keyring: Keyring) -> Cutter:
 def identify(key: bytes, view: memoryview, lengths: list[int]) -> list[bytes]:
     """The ids of consecutive pieces: the first 16 bytes of keyed BLAKE3."""
     make = blake3.blake3
-    ids, at = [], 0
-    for length in lengths:
-        ids.append(make(view[at : at + length], key=key).digest(ID_SIZE))
-        at += length
-    return ids
+    ends = zip(accumulate(lengths), lengths, strict=True)
+    return [make(view[end - length : end], key=key).digest(ID_SIZE) for end, length in ends]
 
 
 def check_of(key: bytes, ids: bytes) -> int:

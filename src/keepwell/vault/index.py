@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -157,11 +157,14 @@ class PieceTable:
             self._runs.append((both[order, 0], both[order, 1], locations[order]))
             self._merge()
 
-    def add(self, piece: bytes, location: int) -> None:
-        self._recent[piece] = location
+    def add(self, pieces: Mapping[bytes, int]) -> None:
+        """Ids and locations."""
+        self._recent.update(pieces)
 
-    def find_recent(self, piece: bytes) -> int:
-        return self._recent.get(piece, -1)
+    def find_recent(self, ids: Iterable[bytes]) -> list[int]:
+        """Locations of those that were added since the last `spill` at the latest, -1 for others."""
+        recent = self._recent
+        return [recent.get(piece, -1) for piece in ids]
 
     def spill(self) -> None:
         """Called between batches; turns many recent pieces into a run."""
@@ -173,7 +176,7 @@ class PieceTable:
         """Locations, -1 where unknown."""
         recent = self._recent
         if not self._runs or not ids:
-            return [recent.get(piece, -1) for piece in ids]
+            return self.find_recent(ids)
         found: list[int] = self._in_runs(np.frombuffer(b"".join(ids), "<u8").reshape(-1, 2)).tolist()
         if recent:
             return [at if at >= 0 else recent.get(piece, -1) for at, piece in zip(found, ids, strict=True)]

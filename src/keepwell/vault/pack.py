@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import struct
 import threading
@@ -63,7 +64,8 @@ class PackBuilder:
         self._box = AESGCM(key)
         sealed = keyring.seal("pack", self.birth, key)
         head = _HEAD.pack(MAGIC, 1, 0, 1) + self.birth + struct.pack("<I", len(sealed)) + sealed
-        self._buffer = bytearray(target + 2 * FRAME_SIZE)
+        # At the beginning of a page of memory, so that stores can write it as it lies; and not filled with zeros first.
+        self._buffer = mmap.mmap(-1, target + 4 * FRAME_SIZE)
         self._buffer[: len(head)] = head
         self._end = len(head)
         self._target = target
@@ -94,15 +96,16 @@ class PackBuilder:
         with self._lock:
             self._unfilled += 1
         if self._end > len(self._buffer):
-            self._buffer.extend(bytes(self._end - len(self._buffer)))
+            raise ValueError("a frame is larger than frames can be")
         return number, offset
 
     def fill(self, number: int, offset: int, payload: Payload) -> bool:
         """Encrypts the frame into its place. True where this was the last frame of a sealed pack."""
         head = FRAME_HEADER.pack(len(payload.data) + 16, payload.raw, payload.codec, 0, 0, *_NO_BASE)
-        sealed = self._box.encrypt(_nonce(number), payload.data, _bound(self._keyring.vault, self.birth, number, head))
-        end = offset + payload.stored
-        self._buffer[offset:end] = head + sealed
+        begin, end = offset + len(head), offset + payload.stored
+        bound = _bound(self._keyring.vault, self.birth, number, head)
+        self._buffer[offset:begin] = head
+        self._box.encrypt_into(_nonce(number), payload.data, bound, memoryview(self._buffer)[begin:end])
         with self._lock:
             self._unfilled -= 1
             return self._sealed and self._unfilled == 0
@@ -125,19 +128,20 @@ class PackBuilder:
             self._pieces,
             b"".join(self._ids),
         )
-        end = append_trailer(self._keyring, self._buffer, self._end, entry)
-        view = memoryview(self._buffer)[:end]
+        tail = trailer(self._keyring, entry)
+        end = self._end + len(tail)
+        if end <= len(self._buffer):
+            self._buffer[self._end : end] = tail
+            view = memoryview(self._buffer)[:end]
+        else:  # very many tiny pieces
+            view = memoryview(self._buffer[: self._end] + tail)
         return view, entry.named(hashlib.sha256(view).hexdigest(), end)
 
 
-def append_trailer(keyring: Keyring, buffer: bytearray, end: int, entry: PackEntry) -> int:
-    """Writes the trailer at `end`; returns the length of the whole pack."""
-    trailer = keyring.envelope(
-        trailer_name(entry.sections[0].birth), zstd.compress(encode_entry(entry.named("", 0)), 3)
-    )
-    tail = trailer + struct.pack("<I", len(trailer)) + END
-    buffer[end : end + len(tail)] = tail
-    return end + len(tail)
+def trailer(keyring: Keyring, entry: PackEntry) -> bytes:
+    """What stands at the end of a pack: its entry, by which it can be read without an index."""
+    sealed = keyring.envelope(trailer_name(entry.sections[0].birth), zstd.compress(encode_entry(entry.named("", 0)), 3))
+    return sealed + struct.pack("<I", len(sealed)) + END
 
 
 def trailer_name(birth: bytes) -> str:

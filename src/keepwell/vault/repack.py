@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from keepwell.core.errors import Damaged
 from keepwell.keys.keyring import Keyring
 from keepwell.vault.index import PackEntry, Section
-from keepwell.vault.pack import MAGIC, append_trailer, sections
+from keepwell.vault.pack import MAGIC, sections, trailer
 
 SECTION = struct.Struct("<16sI")
 """What stands before each sealed key in a pack's head."""
@@ -71,9 +71,8 @@ class Repacker:
             buffer += frame
         parts = [Section(birth, len(held.number)) for birth, held in self._births.items()]
         entry = PackEntry.of("", 0, parts, number, offset, length, pieces, b"".join(ids))
-        end = append_trailer(self._keyring, buffer, len(buffer), entry)
-        view = memoryview(buffer)[:end]
-        return view, entry.named(hashlib.sha256(view).hexdigest(), end)
+        buffer += trailer(self._keyring, entry)
+        return memoryview(buffer), entry.named(hashlib.sha256(buffer).hexdigest(), len(buffer))
 
     def _ordered(self) -> Iterator[tuple[int, bytes, list[bytes]]]:
         for held in self._births.values():

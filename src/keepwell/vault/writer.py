@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import sub
 
 import blake3
 import numpy as np
@@ -22,7 +23,6 @@ from keepwell.vault.packer import Packer
 
 _BLOCK = 1 << 20
 """Bytes cut and looked up at a time: large enough that what Python does per block does not count."""
-_TOKEN = struct.Struct(f"<{ID_SIZE}sI")
 _TOKENS = np.dtype([("id", f"V{ID_SIZE}"), ("length", "<u4")])
 _MOST_TOKENS = 16 << 20
 """Bytes of tokens kept for `take_ids`: larger files are not worth a cache that large."""
@@ -45,7 +45,7 @@ class Desk:
 
     def holds(self, ids: bytes) -> bool:
         """Whether every piece of these tokens is known, so that a `reuse` will find it."""
-        if len(ids) % _TOKEN.size:
+        if len(ids) % _TOKENS.itemsize:
             return False
         with self.lock:
             return not np.any(self.pieces.locate(np.frombuffer(ids, _TOKENS)["id"]) < 0)
@@ -117,7 +117,7 @@ class StreamBuilder:
 
     def reuse(self, ids: bytes, size: int) -> bool:
         self._check_open()
-        if len(ids) % _TOKEN.size:
+        if len(ids) % _TOKENS.itemsize:
             return False
         tokens = np.frombuffer(ids, _TOKENS)
         lengths = tokens["length"].astype(np.int64)
@@ -188,57 +188,62 @@ class StreamBuilder:
         self._waiting = [block[cut:]] if cut < len(block) else []
         self._waits = len(block) - cut
         ids = identify(self._desk.keyring.piece_key, view, lengths)
+        joined = b"".join(ids)
         with self._desk.lock:
             locations, full = self._place(view, lengths, ids)
-            self._append(np.array(locations, np.int64), b"".join(ids), np.array(lengths, np.int64))
+            self._append(np.array(locations, np.int64), joined, np.array(lengths, np.int64))
         for frame in full:
             self._submit(frame)
-        self._account(b"".join(map(_TOKEN.pack, ids, lengths)), cut)
+        self._account(_tokens(joined, lengths), cut)
         self._desk.after_block()
 
     def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> tuple[list[int], list[_Frame]]:
         """Finds or stores each piece; returns where they are, and the frames that became full. Under the lock."""
-        desk, full, at, i = self._desk, [], 0, 0
+        pieces = self._desk.pieces
         # Anew: what the vault had before this backup is as if it were not there.
-        found = [-1] * len(ids) if self._anew else desk.pieces.find(ids)
-        while i < len(ids):
-            if found[i] < 0:  # a piece that stands twice in this block was added after `find` looked
-                found[i] = desk.pieces.find_recent(ids[i])
-            if found[i] >= 0:
-                at += lengths[i]
-                i += 1
+        found = pieces.find_recent(ids) if self._anew else pieces.find(ids)
+        ends = [0, *accumulate(lengths)]
+        fresh: dict[bytes, int] = {}
+        full: list[_Frame] = []
+        at = 0
+        while at < len(ids):
+            if found[at] < 0:  # a piece that stands twice in this block was unknown when it was looked up
+                found[at] = fresh.get(ids[at], -1)
+            if found[at] >= 0:
+                at += 1
                 continue
-            frame = self._frame
-            if frame is None:
-                frame = self._frame = _Frame(desk.frames.reserve())
-            location = frame.row << 16 | len(frame.ids)
-            count, size = self._new_run(found, ids, lengths, i, frame, location)
-            frame.ids += ids[i : i + count]
-            frame.lengths += lengths[i : i + count]
-            frame.pieces.append(view[at : at + size])
-            frame.size += size
-            desk.new += size
-            if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
-                full.append(frame)
-                self._frame = None
-            found[i : i + count] = range(location, location + count)
-            at += size
-            i += count
-        desk.pieces.spill()
+            start = stop = at
+            while stop < len(ids) and found[stop] < 0 and ids[stop] not in fresh:
+                fresh[ids[stop]] = -1
+                stop += 1
+            while at < stop:
+                end, location = self._put(view, ids, ends, at, stop, full)
+                found[at:end] = range(location, location + end - at)
+                at = end
+            fresh.update(zip(ids[start:stop], found[start:stop], strict=True))
+        pieces.add(fresh)
+        pieces.spill()
         return found, full
 
-    def _new_run(
-        self, found: list[int], ids: list[bytes], lengths: list[int], start: int, frame: _Frame, location: int
+    def _put(
+        self, view: memoryview, ids: list[bytes], ends: list[int], at: int, stop: int, full: list[_Frame]
     ) -> tuple[int, int]:
-        """How many unknown pieces from `start` on the frame takes, and their bytes; they are known from now on."""
-        pieces, size, room = self._desk.pieces, 0, FRAME_SIZE - frame.size
-        last = min(len(ids), start + MOST_PIECES - len(frame.ids))
-        i = start
-        while i < last and size < room and found[i] < 0 and pieces.find_recent(ids[i]) < 0:
-            pieces.add(ids[i], location + i - start)
-            size += lengths[i]
-            i += 1
-        return i - start, size
+        """Pieces from `at` on into the frame, as many as it takes; the next piece, and where the first one is."""
+        frame = self._frame
+        if frame is None:
+            frame = self._frame = _Frame(self._desk.frames.reserve())
+        first = len(frame.ids)
+        most = min(stop, at + MOST_PIECES - first)
+        end = bisect_left(ends, ends[at] + FRAME_SIZE - frame.size, at + 1, most)
+        frame.ids += ids[at:end]
+        frame.lengths += map(sub, ends[at + 1 : end + 1], ends[at:end])
+        frame.pieces.append(view[ends[at] : ends[end]])
+        frame.size += ends[end] - ends[at]
+        self._desk.new += ends[end] - ends[at]
+        if frame.size >= FRAME_SIZE or len(frame.ids) >= MOST_PIECES:
+            full.append(frame)
+            self._frame = None
+        return end, frame.row << 16 | first
 
     def _submit(self, frame: _Frame) -> None:
         self._desk.packer.add(frame.row, frame.lengths, frame.ids, frame.pieces)
@@ -291,6 +296,13 @@ class StreamBuilder:
         self.size += size
         with self._desk.lock:
             self._desk.read += size
+
+
+def _tokens(ids: bytes, lengths: list[int]) -> bytes:
+    tokens = np.empty(len(lengths), _TOKENS)
+    tokens["id"] = np.frombuffer(ids, f"V{ID_SIZE}")
+    tokens["length"] = lengths
+    return tokens.tobytes()
 
 
 def as_columns(streams: list[StreamBuilder]) -> tuple[np.ndarray, ...]:

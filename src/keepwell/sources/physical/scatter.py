@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from keepwell.core import pastcache
 from keepwell.core.errors import Damaged, Interrupted, SourceError
 from keepwell.core.streams import Buffer, Context, Streams
 from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
 from keepwell.sources.physical.layout import Layout
 
 PAGE = 8192
-_DIRECT_AT_ONCE, _DIRECT_FROM = 1 << 20, 128 << 10
+_DIRECT_FROM = 128 << 10
 """Small writes wait for the disk one by one: those are quicker through the cache."""
 _BATCH = 2 << 20
 _WRITERS = 3
@@ -34,8 +33,7 @@ class Scatter:
 
     def __init__(self, layout: Layout, local: Local, context: Context, *, delta: bool, direct: bool = False) -> None:
         self._layout, self._local, self._context, self._delta = layout, local, context, delta
-        self._direct = direct and not delta and hasattr(os, "O_DIRECT")
-        self._aligned = threading.local()
+        self._direct = direct and not delta and bool(pastcache.FLAG)
         self._lock = threading.Lock()
         self.written = 0
         """Bytes written; not more than that was different."""
@@ -105,17 +103,17 @@ class Scatter:
             return None
         written = 0
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECT)
+            handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | pastcache.FLAG)
             try:
                 for low, high in _differing(data, None):
-                    for at in range(low, high, _DIRECT_AT_ONCE):
-                        part = data[at : min(high, at + _DIRECT_AT_ONCE)]
-                        _write_all(handle, self._copy_aligned(part), offset + at)
+                    for at in range(low, high, pastcache.AT_ONCE):
+                        part = data[at : min(high, at + pastcache.AT_ONCE)]
+                        _write_all(handle, pastcache.aligned(part), offset + at)
                     written += high - low
             finally:
                 os.close(handle)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            if error.errno not in pastcache.REFUSALS:
                 raise SourceError(
                     f"cannot write {path}: {error.strerror}",
                     hint="See that there is room, and the rights to write there.",
@@ -123,14 +121,6 @@ class Scatter:
             self._direct = False
             return None
         return written
-
-    def _copy_aligned(self, data: memoryview) -> memoryview:
-        """The same bytes where memory begins at a page, as such writes want it."""
-        if not hasattr(self._aligned, "room"):
-            self._aligned.room = memoryview(mmap.mmap(-1, _DIRECT_AT_ONCE))
-        room: memoryview = self._aligned.room[: len(data)]
-        room[:] = data
-        return room
 
     def _runs(self, handle: int, offset: int, data: memoryview, pages: bool) -> Iterator[tuple[int, int]]:
         """What of the data must be written."""
