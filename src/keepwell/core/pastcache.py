@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import threading
+from collections.abc import Sequence
 
 from keepwell.core.streams import Buffer
 
@@ -35,6 +36,18 @@ def aligned(data: Buffer) -> memoryview:
         _local.room = np.frombuffer(mmap.mmap(-1, AT_ONCE), np.uint8)
     room = _local.room[: len(given)]
     room[:] = given  # by NumPy, since it lets other threads run meanwhile
+    return memoryview(room)
+
+
+def gathered(parts: Sequence[Buffer]) -> memoryview:
+    """All of them one after the other, where such a write can take them; good until this thread's next call."""
+    import numpy as np
+
+    size = sum(map(len, parts))
+    if not hasattr(_local, "gathered") or len(_local.gathered) < size:
+        _local.gathered = np.frombuffer(mmap.mmap(-1, -(-size // AT_ONCE) * AT_ONCE), np.uint8)
+    room = _local.gathered[:size]
+    np.concatenate([np.frombuffer(part, np.uint8) for part in parts], out=room)
     return memoryview(room)
 
 

@@ -101,6 +101,8 @@ class _Work:
         self.delta = require_restorable(self.root, self.system, delta=request.delta)
         self.places = places_of(layout.links, mapping, self.root, delta=self.delta)
         self.owner = owner_of(self.root)
+        self.put: set[Path] = set()
+        """Files written here, which are not as in the backup."""
 
     def run(self, streams: Streams, *, proving: bool) -> None:
         new = [path for path in (self.root, *self.places.values()) if is_empty(path)]
@@ -109,7 +111,7 @@ class _Work:
             self._prepare()
             task = f"{self.root}: restore"
             self.context.progress.begin(task, self.layout.size)
-            writer = Scatter(self.layout, self._path, self.context, delta=self.delta, direct=not proving)
+            writer = Scatter(self.layout, self._path, self.context, delta=self.delta, durable=not proving)
             writer.run(streams, task)
             self.context.progress.end(task)
             if self.delta:
@@ -237,6 +239,7 @@ class _Work:
         path.write_text(text, errors="surrogateescape")
         path.chmod(0o600)
         self._own(path)
+        self.put.add(path)
 
     def _modes(self) -> None:
         for path in sorted(self.layout.folders, reverse=True):
@@ -246,10 +249,10 @@ class _Work:
         self.context.progress.note("Waiting until everything is on the disk")
         folders = {self.root / path for path in self.layout.folders} | {self.root, *self.places.values()}
         folders |= {self.root / path for path in ALWAYS}
-        files = [self._path(path) for path in self.layout.files]
-        files += [self.root / name for name in (recovery.AUTO, recovery.SIGNAL)]
+        # Those with content were made durable when they were written.
+        files = {self._path(path) for path, entry in self.layout.files.items() if not entry.size} | self.put
         with ThreadPoolExecutor(max(4, self.context.jobs), "sync") as pool:
-            for _ in pool.map(_fsync, [path for path in files if path.exists()]):
+            for _ in pool.map(_fsync, [path for path in sorted(files) if path.exists()]):
                 pass
             for _ in pool.map(_fsync, sorted(folders)):
                 pass

@@ -27,14 +27,16 @@ class Scatter:
     """Fills files that are there in their full size. With `delta` only pages are written that differ from what is there;
     without it the files are new, and pages of zeros stay holes.
 
-    `direct`: pages go to the disk past the page cache where the file system can do that. All of them must be on the disk
-    before the restore ends, and a cluster is often larger than the memory: the cache would only cost time (docs/why/speed.md).
+    `durable`: each file is on the disk as soon as all of it was written; pages go there past the page cache where the file
+    system can do that. A cluster is often larger than the memory, and the cache would only cost time (docs/why/speed.md).
     """
 
-    def __init__(self, layout: Layout, local: Local, context: Context, *, delta: bool, direct: bool = False) -> None:
+    def __init__(self, layout: Layout, local: Local, context: Context, *, delta: bool, durable: bool = False) -> None:
         self._layout, self._local, self._context, self._delta = layout, local, context, delta
-        self._direct = direct and not delta and bool(pastcache.FLAG)
+        self._direct = durable and not delta and bool(pastcache.FLAG)
         self._lock = threading.Lock()
+        self._durable = durable
+        self._left = {entry.path: entry.size for entry in layout.files.values() if entry.size}
         self.written = 0
         """Bytes written; not more than that was different."""
 
@@ -81,7 +83,7 @@ class Scatter:
         path = self._local(entry.path)
         written = 0
         large = entry.stream == PAGES and len(data) >= _DIRECT_FROM
-        if self._direct and large and (done := self._fill_directly(path, offset, data)) is not None:
+        if self._direct and large and (done := self._fill_directly(entry, path, offset, data)) is not None:
             return done
         try:
             handle = os.open(path, (os.O_RDWR if self._delta else os.O_WRONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -89,6 +91,7 @@ class Scatter:
                 for low, high in self._runs(handle, offset, data, entry.stream == PAGES):
                     _write_all(handle, data[low:high], offset + low)
                     written += high - low
+                self._filled(handle, entry, len(data))
             finally:
                 os.close(handle)
         except OSError as error:
@@ -97,7 +100,7 @@ class Scatter:
             ) from error
         return written
 
-    def _fill_directly(self, path: Path, offset: int, data: memoryview) -> int | None:
+    def _fill_directly(self, entry: Entry, path: Path, offset: int, data: memoryview) -> int | None:
         """Bytes written; None where the file system cannot do it, or the data are no whole pages."""
         if offset % PAGE or len(data) % PAGE:
             return None
@@ -110,6 +113,7 @@ class Scatter:
                         part = data[at : min(high, at + pastcache.AT_ONCE)]
                         _write_all(handle, pastcache.aligned(part), offset + at)
                     written += high - low
+                self._filled(handle, entry, len(data))
             finally:
                 os.close(handle)
         except OSError as error:
@@ -121,6 +125,19 @@ class Scatter:
             self._direct = False
             return None
         return written
+
+    def _filled(self, handle: int, entry: Entry, count: int) -> None:
+        """So many more bytes of the file are what they should be."""
+        with self._lock:
+            self._left[entry.path] -= count
+            whole = not self._left[entry.path]
+        try:
+            if whole and self._durable:
+                os.fsync(handle)
+        except OSError as error:
+            raise SourceError(
+                f"{entry.path} could not be made durable: {error.strerror}", hint="Look at the disk (dmesg, df)."
+            ) from error
 
     def _runs(self, handle: int, offset: int, data: memoryview, pages: bool) -> Iterator[tuple[int, int]]:
         """What of the data must be written."""
@@ -147,13 +164,13 @@ def _batches(parts: Iterable[tuple[int, Buffer]]) -> Iterator[list[tuple[int, Bu
 
 
 def _joined(parts: list[tuple[int, Buffer]]) -> Iterator[tuple[int, Buffer]]:
-    """In the order of their places; those that follow each other as one."""
+    """In the order of their places; those that follow each other as one, good until the next is asked for."""
     parts.sort(key=lambda part: part[0])
     first = 0
     for index, (at, part) in enumerate(parts):
         if index + 1 == len(parts) or parts[index + 1][0] != at + len(part):
             run = parts[first : index + 1]
-            yield run[0][0], run[0][1] if len(run) == 1 else b"".join(data for _, data in run)
+            yield run[0][0], run[0][1] if len(run) == 1 else pastcache.gathered([data for _, data in run])
             first = index + 1
 
 
@@ -164,8 +181,12 @@ def _differing(data: memoryview, there: bytes | None) -> Iterator[tuple[int, int
     whole = len(data) // PAGE * PAGE
     if whole:
         new = np.frombuffer(data[:whole], np.uint64).reshape(-1, PAGE // 8)
-        old = None if there is None else np.frombuffer(there[:whole], np.uint64).reshape(-1, PAGE // 8)
-        changed = (new if old is None else new != old).any(axis=1)
+        if there is None:
+            # Nearly every page begins with its place in the log, and need not be looked at any further.
+            changed = new[:, 0] != 0
+            changed[~changed] = new[~changed].any(axis=1)
+        else:
+            changed = (new != np.frombuffer(there[:whole], np.uint64).reshape(-1, PAGE // 8)).any(axis=1)
         edges = np.flatnonzero(np.diff(np.concatenate(([False], changed, [False])).astype(np.int8)))
         for low, high in edges.reshape(-1, 2).tolist():
             yield low * PAGE, high * PAGE
