@@ -8,7 +8,7 @@ from typing import Protocol
 import blake3
 import pyfastcdc
 
-from keepwell.core.streams import Cut
+from keepwell.core.streams import Buffer, Cut
 from keepwell.keys.keyring import Keyring
 
 ID_SIZE = 16
@@ -17,7 +17,7 @@ AVERAGE, LEAST, MOST = 16384, 4096, 65536
 
 
 class Cutter(Protocol):
-    def cut(self, block: bytes, *, final: bool) -> list[int]:
+    def cut(self, block: Buffer, *, final: bool) -> list[int]:
         """Lengths of the pieces from the start of the block; unless `final`, what is left over wants more bytes."""
         ...
 
@@ -28,7 +28,7 @@ class ContentCutter:
     def __init__(self, seed: int) -> None:
         self._chunker = pyfastcdc.FastCDC(AVERAGE, min_size=LEAST, max_size=MOST, normalized_chunking=2, seed=seed)
 
-    def cut(self, block: bytes, *, final: bool) -> list[int]:
+    def cut(self, block: Buffer, *, final: bool) -> list[int]:
         lengths = [chunk.length for chunk in self._chunker.cut_buf(block)]
         # The last piece ended with the block, not at a place that the content chose.
         if not final and lengths:
@@ -37,7 +37,7 @@ class ContentCutter:
 
 
 class PageCutter:
-    def cut(self, block: bytes, *, final: bool) -> list[int]:
+    def cut(self, block: Buffer, *, final: bool) -> list[int]:
         whole, rest = divmod(len(block), PAGE)
         return [PAGE] * whole + ([rest] if final and rest else [])
 

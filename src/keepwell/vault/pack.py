@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keepwell.core import zstd
+from keepwell.core.buffers import gathered
 from keepwell.core.errors import Damaged
 from keepwell.core.streams import Buffer
 from keepwell.keys.keyring import Keyring
@@ -49,9 +50,9 @@ class Payload:
 
 def compress(lengths: Sequence[int], pieces: Sequence[Buffer], level: int) -> Payload:
     head = struct.pack(f"<I{len(lengths)}I", len(lengths), *lengths)
-    raw = b"".join([head, *pieces])
+    raw = gathered([head, *pieces])
     small = zstd.compress(raw, level)
-    return Payload(small, len(raw), _ZSTD) if len(small) < len(raw) else Payload(raw, len(raw), 0)
+    return Payload(small, len(raw), _ZSTD) if len(small) < len(raw) else Payload(bytes(raw), len(raw), 0)
 
 
 class PackBuilder:

@@ -14,6 +14,7 @@ import blake3
 import numpy as np
 import numpy.typing as npt
 
+from keepwell.core.buffers import joined
 from keepwell.core.streams import Buffer, Cut
 from keepwell.keys.keyring import Keyring
 from keepwell.vault.cutter import ID_SIZE, PAGE, check_of, cutter, identify
@@ -181,20 +182,19 @@ class StreamBuilder:
     def _cut(self, *, final: bool) -> None:
         if not self._waits:
             return
-        block = b"".join(self._waiting)
-        view = memoryview(block)
-        lengths = self._cutter.cut(block, final=final)
+        view = joined(self._waiting)
+        lengths = self._cutter.cut(view, final=final)
         cut = sum(lengths)
-        self._waiting = [block[cut:]] if cut < len(block) else []
-        self._waits = len(block) - cut
+        self._waiting = [bytes(view[cut:])] if cut < len(view) else []
+        self._waits = len(view) - cut
         ids = identify(self._desk.keyring.piece_key, view, lengths)
-        joined = b"".join(ids)
+        whole = b"".join(ids)
         with self._desk.lock:
             locations, full = self._place(view, lengths, ids)
-            self._append(np.array(locations, np.int64), joined, np.array(lengths, np.int64))
+            self._append(np.array(locations, np.int64), whole, np.array(lengths, np.int64))
         for frame in full:
             self._submit(frame)
-        self._account(_tokens(joined, lengths), cut)
+        self._account(_tokens(whole, lengths), cut)
         self._desk.after_block()
 
     def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> tuple[list[int], list[_Frame]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from keepwell.core import pastcache
+from keepwell.core import buffers, pastcache
 from keepwell.core.errors import Damaged, Interrupted, SourceError
 from keepwell.core.streams import Buffer, Context, Streams
 from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
@@ -109,9 +109,9 @@ class Scatter:
             handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | pastcache.FLAG)
             try:
                 for low, high in _differing(data, None):
-                    for at in range(low, high, pastcache.AT_ONCE):
-                        part = data[at : min(high, at + pastcache.AT_ONCE)]
-                        _write_all(handle, pastcache.aligned(part), offset + at)
+                    for at in range(low, high, buffers.AT_ONCE):
+                        part = data[at : min(high, at + buffers.AT_ONCE)]
+                        _write_all(handle, buffers.aligned(part), offset + at)
                     written += high - low
                 self._filled(handle, entry, len(data))
             finally:
@@ -170,7 +170,7 @@ def _joined(parts: list[tuple[int, Buffer]]) -> Iterator[tuple[int, Buffer]]:
     for index, (at, part) in enumerate(parts):
         if index + 1 == len(parts) or parts[index + 1][0] != at + len(part):
             run = parts[first : index + 1]
-            yield run[0][0], run[0][1] if len(run) == 1 else pastcache.gathered([data for _, data in run])
+            yield run[0][0], run[0][1] if len(run) == 1 else buffers.gathered([data for _, data in run])
             first = index + 1
 
 
