@@ -1,7 +1,10 @@
 """What only a local store can get wrong: durability, leftovers, links, mounts, full disks."""
 
 import errno
+import fcntl
+import mmap
 import os
+import random
 import stat
 import subprocess
 import sys
@@ -356,3 +359,43 @@ def test_the_address_survives_odd_characters(tmp_path):
     again = open_store(made.url)
     assert again.get("one") == b"1"
     again.close()
+
+
+@pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, (3 << 20) + 4097])
+@pytest.mark.parametrize("shift", [0, 1], ids=["as memory pages lie", "between"])
+@pytest.mark.parametrize("refusing", ["nothing", "the flag", "the first write", "a later write"])
+def test_large_objects_are_whole_whether_or_not_the_file_system_writes_past_its_cache(
+    store, root, monkeypatch, size, shift, refusing
+):
+    real_fcntl, real_write, calls = fcntl.fcntl, os.write, []
+
+    def control(fd, what, *flags):
+        if refusing == "the flag" and what == fcntl.F_SETFL and flags[0] & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_fcntl(fd, what, *flags)
+
+    def write(fd, data):
+        if real_fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            calls.append(len(data))
+            if len(calls) == {"the first write": 1, "a later write": 2}.get(refusing):
+                raise OSError(errno.EINVAL, "Invalid argument")
+        return real_write(fd, data)
+
+    monkeypatch.setattr(fcntl, "fcntl", control)
+    monkeypatch.setattr(os, "write", write)
+    content = memoryview(mmap.mmap(-1, size + shift))[shift:]
+    content[:] = random.Random(size).randbytes(size)
+    store.put("packs/large", content)
+    store.flush()
+    assert (root / "packs" / "large").read_bytes() == content
+    assert store.get("packs/large") == content
+
+
+def test_a_disk_that_is_full_is_an_error_past_the_cache_too(store, monkeypatch):
+    def write(fd, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(StoreFull):
+        store.put("packs/large", bytes(2 << 20))
+    assert list(store.list()) == []

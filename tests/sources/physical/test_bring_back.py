@@ -3,6 +3,7 @@
 import datetime as dt
 import os
 import shutil
+import stat
 import struct
 from pathlib import Path
 
@@ -315,6 +316,28 @@ def test_a_restore_that_fails_leaves_nothing_behind(source, folder):
     with pytest.raises(Damaged, match="a piece is damaged"):
         bring_back(source, folder, streams=broken)
     assert tree(folder) == {}
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_every_file_is_made_durable_when_it_is_whole(source, folder, monkeypatch, delta):
+    if delta:
+        bring_back(source, folder)
+        (folder / "data" / "PG_VERSION").write_text("7\n")
+    synced, real = {}, os.fsync
+
+    def sync(fd):
+        about = os.fstat(fd)
+        if stat.S_ISREG(about.st_mode):
+            # Again, since the settings change after the files came.
+            synced[about.st_ino] = Path(f"/proc/self/fd/{fd}").read_bytes()
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    bring_back(source, folder, delta=delta)
+    files = [path for path in (folder / "data").rglob("*") if path.is_file()]
+    assert len(files) > 900
+    for path in files:
+        assert synced[path.stat().st_ino] == path.read_bytes(), path
 
 
 def test_pages_of_zeros_stay_holes(source, folder):
