@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -205,6 +206,17 @@ def test_kubernetes_gets_cronjobs_of_the_published_form(place):
     assert first["jobTemplate"]["spec"]["backoffLimit"] == 2
     assert any("summer time" in text for text in found.cannot)
     assert any("uploads" in text and "mount" in text for text in found.cannot)
+
+
+@pytest.mark.parametrize("version", ["1.29", kubernetes_validate.latest_version()])
+def test_kubernetes_itself_would_take_the_files(place, version):
+    """As its published schemas say; those before 1.29 ask for `onPodConditions` where the server does not."""
+    for document in yaml.safe_load_all(export_kubernetes.export(place.loaded, at(), NOW).files["keepwell.yaml"]):
+        kubernetes_validate.validate(document, version, strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(
+            {**document, "spec": {**document["spec"], "shedule": "* * * * *"}}, version, strict=True
+        )
 
 
 @pytest.mark.parametrize(("codes", "ran", "end"), [((3, 0), 2, 0), ((3, 1), 2, 1), ((6, 0), 1, 6)])
