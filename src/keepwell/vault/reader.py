@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 import blake3
 import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keepwell.core.errors import Damaged, ObjectMissing, StoreError, UsageError
@@ -28,11 +29,14 @@ from keepwell.vault.pack import HEAD_GUESS, head_size, open_frame, sections, sta
 _FETCH = 1 << 20
 """Stored bytes in one ranged read, about."""
 _WINDOW, _MOST_EXTENTS = 4 << 20, 4096
-_FRAMES_KEPT, _RUNS_KEPT = 96, 40
+_FRAMES_KEPT, _RUNS_KEPT = 96, 48
 """Of frames of 512 KiB and reads of 1 MiB: some of each of the last weeks' backups."""
 _GAP = 32 << 10
 """Unneeded bytes that are cheaper to read than to skip."""
 _TOKEN = struct.Struct("<16sI")
+_LOADERS, _LOADED_AHEAD = 4, 6
+"""How many things are asked for at the same time, and how long before they are needed."""
+L = TypeVar("L")
 P = TypeVar("P")
 T = TypeVar("T")
 
@@ -158,13 +162,18 @@ class StreamReader:
         extents = stream.extents
         at = (np.cumsum(extents.bytes, dtype=np.int64) - extents.bytes).tolist()
         runs, run_of = _runs(extents)
+        first = _first_met(extents)
         frames: _Kept[_Frame] = _Kept(_FRAMES_KEPT)
         fetched: _Kept[_Run] = _Kept(_RUNS_KEPT)
 
-        def work(window: slice) -> list[tuple[int, memoryview]]:
+        def load(window: slice) -> None:
+            for number in np.unique(run_of[window][first[window]]).tolist():
+                fetched.get(runs[number], functools.partial(self._run, runs[number]))
+
+        def work(window: slice, _: None) -> list[tuple[int, memoryview]]:
             found: list[tuple[int, memoryview]] = []
             rows = extents.slice(window.start, window.stop).rows()
-            for place, number, row in zip(at[window], run_of[window], rows, strict=True):
+            for place, number, row in zip(at[window], run_of[window].tolist(), rows, strict=True):
                 frame = frames.get((row.pack, row.offset), functools.partial(made, row, runs[number]))
                 found.append((place, self._part_of(frame, row)[0]))
             return found
@@ -173,7 +182,7 @@ class StreamReader:
             return self._frame_of(row, fetched.get(run, functools.partial(self._run, run)))
 
         given = 0
-        for found in self._ahead(_windows(extents), work):
+        for found in self._ahead(_windows(extents), load, work):
             for place, part in found:
                 given += len(part)
                 yield place, part
@@ -189,36 +198,50 @@ class StreamReader:
             raise Damaged(f"{self._backup} has no stream {name} of source {self._source}") from None
 
     def _blocks(self, stream: StoredStream, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
-        return self._ahead(_plan(stream.extents, first, last), lambda fetch: self._fetch(stream, fetch))
+        return self._ahead(
+            _plan(stream.extents, first, last),
+            lambda fetch: self._run((fetch.pack, fetch.start, fetch.end)),
+            lambda fetch, run: self._fetch(stream, fetch, run),
+        )
 
-    def _ahead(self, fetches: Sequence[P], work: Callable[[P], T]) -> Iterator[T]:
-        """Their results in order, some of them being made while the last one is used."""
-        if not fetches:
+    def _ahead(self, items: Sequence[P], load: Callable[[P], L], work: Callable[[P, L], T]) -> Iterator[T]:
+        """What `work` makes of the items and of what `load` brought for them, in order. Loads are begun some items before, since a
+        store may be far away and a disk may be slow; some results are made while the last one is used.
+        """
+        if not items:
             return
-        with ThreadPoolExecutor(self._jobs, "fetch") as pool:
-            ahead: deque[Future[T]] = deque()
+        with ThreadPoolExecutor(_LOADERS, "load") as loaders, ThreadPoolExecutor(self._jobs, "decode") as workers:
+            loads: deque[tuple[P, Future[L]]] = deque()
+            results: deque[Future[T]] = deque()
+            coming = iter(items)
             try:
-                for fetch in fetches:
-                    ahead.append(pool.submit(work, fetch))
-                    if len(ahead) > self._jobs + 1:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
+                while True:
+                    for item in itertools.islice(coming, _LOADED_AHEAD - len(loads)):
+                        loads.append((item, loaders.submit(load, item)))
+                    if not loads:
+                        break
+                    item, loaded = loads.popleft()
+                    results.append(workers.submit(_made_of, work, item, loaded))
+                    if len(results) > self._jobs + 1:
+                        yield results.popleft().result()
+                while results:
+                    yield results.popleft().result()
             finally:
-                for future in ahead:
-                    future.cancel()
+                for result in results:
+                    result.cancel()
+                for _, loaded in loads:
+                    loaded.cancel()
 
-    def _fetch(self, stream: StoredStream, fetch: _Fetch) -> tuple[bytes, bytes]:
+    def _fetch(self, stream: StoredStream, fetch: _Fetch, run: _Run) -> tuple[bytes, bytes]:
         tokens: list[bytes] = []
         out: list[memoryview] = []
-        for part, ids, lengths in self._open(stream.extents.slice(fetch.extents.start, fetch.extents.stop), fetch):
+        for part, ids, lengths in self._open(stream.extents.slice(fetch.extents.start, fetch.extents.stop), run):
             tokens.extend(map(_TOKEN.pack, ids, lengths))
             out.append(part)
         return b"".join(tokens), b"".join(out)
 
-    def _open(self, extents: Extents, fetch: _Fetch) -> Iterator[tuple[memoryview, list[bytes], list[int]]]:
+    def _open(self, extents: Extents, run: _Run) -> Iterator[tuple[memoryview, list[bytes], list[int]]]:
         """Each extent's bytes, and the ids and lengths of its pieces, verified; consecutive extents share a decoded frame."""
-        run = self._run((fetch.pack, fetch.start, fetch.end))
         opened: _Frame | None = None
         for row in extents.rows():
             if opened is None or opened.number != row.frame:
@@ -292,6 +315,10 @@ class StreamReader:
         )
 
 
+def _made_of(work: Callable[[P, L], T], item: P, loaded: Future[L]) -> T:
+    return work(item, loaded.result())
+
+
 @dataclass(frozen=True)
 class _Run:
     """Stored bytes of a pack, and what opens them."""
@@ -363,7 +390,15 @@ def _windows(extents: Extents) -> list[slice]:
     return [slice(*edge) for edge in itertools.pairwise(edges)]
 
 
-def _runs(extents: Extents) -> tuple[list[tuple[int, int, int]], list[int]]:
+def _first_met(extents: Extents) -> npt.NDArray[np.bool_]:
+    """The extents at which a frame is met for the first time."""
+    _, places = np.unique(extents.pack.astype(np.uint64) << np.uint64(32) | extents.offset, return_index=True)
+    first = np.zeros(len(extents), np.bool_)
+    first[places] = True
+    return first
+
+
+def _runs(extents: Extents) -> tuple[list[tuple[int, int, int]], npt.NDArray[np.int64]]:
     """What to read at once, as (pack, start, end); and for each extent which of these has its frame."""
     order = np.lexsort((extents.offset, extents.pack))
     packs, offsets = extents.pack[order].tolist(), extents.offset[order].tolist()
@@ -376,7 +411,7 @@ def _runs(extents: Extents) -> tuple[list[tuple[int, int, int]], list[int]]:
         elif not (runs and runs[-1][0] == pack and offset + length <= runs[-1][2]):
             runs.append((pack, offset, offset + length))
         of[index] = len(runs) - 1
-    return runs, of.tolist()
+    return runs, of
 
 
 def _plan(extents: Extents, first: int, last: int) -> list[_Fetch]:

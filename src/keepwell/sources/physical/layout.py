@@ -29,6 +29,12 @@ class Layout:
     def size(self) -> int:
         return sum(entry.size for entry in self.files.values())
 
+    def in_order(self) -> Iterator[Entry]:
+        """All files: first those with content, as they stand in the streams."""
+        for placed in self.placed.values():
+            yield from placed
+        yield from (entry for entry in self.files.values() if not entry.size)
+
     def parts(self, stream: str, at: int, length: int) -> Iterator[tuple[Entry, int, int, int]]:
         """Which files a run of the stream's bytes belongs to: entry, offset in the file, offset in the run, length."""
         starts, placed = self.starts.get(stream, []), self.placed.get(stream, [])

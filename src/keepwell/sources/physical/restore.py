@@ -106,13 +106,25 @@ class _Work:
 
     def run(self, streams: Streams, *, proving: bool) -> None:
         new = [path for path in (self.root, *self.places.values()) if is_empty(path)]
-        made = [path for path in new if not path.exists()]
+        absent = [path for path in new if not path.exists()]
         try:
             self._prepare()
             task = f"{self.root}: restore"
             self.context.progress.begin(task, self.layout.size)
-            writer = Scatter(self.layout, self._path, self.context, delta=self.delta, durable=not proving)
-            writer.run(streams, task)
+            maker = ThreadPoolExecutor(1, "make")
+            try:
+                made = {entry.path: maker.submit(self._make, entry) for entry in self.layout.in_order()}
+
+                def local(path: str) -> Path:
+                    made[path].result()
+                    return self._path(path)
+
+                writer = Scatter(self.layout, local, self.context, delta=self.delta, durable=not proving)
+                writer.run(streams, task)
+                for file in made.values():
+                    file.result()
+            finally:
+                maker.shutdown(cancel_futures=True)
             self.context.progress.end(task)
             if self.delta:
                 self.report.written = writer.written
@@ -123,20 +135,20 @@ class _Work:
                 self._sync()
             self._finish(durable=not proving)
         except OSError as error:
-            self._undo(new, made)
+            self._undo(new, absent)
             raise SourceError(
                 f"cannot restore into {self.root}: {error.strerror}: {error.filename}",
                 hint="See that there is room, and the rights to write there; then start it again.",
             ) from error
         except BaseException:
-            self._undo(new, made)
+            self._undo(new, absent)
             raise
 
     def _path(self, path: str) -> Path:
         return self.root / (_LATE if path == CONTROL else path)
 
     def _prepare(self) -> None:
-        """Directories, links and files of the right size; the last moment at which nothing has been changed is before."""
+        """Directories and links; the last moment at which nothing has been changed is before."""
         for folder in (self.root, *self.places.values()):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own(folder)
@@ -156,10 +168,9 @@ class _Work:
             else:
                 real.mkdir(mode=0o700)
             self._own(real)
-        for entry in self.layout.files.values():
-            self._make(entry)
 
     def _make(self, entry: Entry) -> None:
+        """The file, in its full size."""
         path = self._path(entry.path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if self.delta else os.O_EXCL)
         handle = os.open(path, flags, 0o600)
