@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -480,3 +482,30 @@ def test_a_source_can_ask_whether_all_pieces_are_known_before_it_relies_on_them(
         assert sink.holds(b"")
         assert not sink.holds(known + noise(2, 20))
         assert not sink.holds(known[:-1])
+
+
+@pytest.mark.parametrize("way", ["read", "scatter"])
+def test_a_reader_asks_for_the_next_bytes_while_the_first_are_on_their_way(way):
+    """A store that answers only when three want something: as one that is far away, where one after the other would take for ever."""
+    store = new_store()
+    data = noise("far", 14 << 20)
+    kept = back_up(open_vault(store), {"app": {"dump": data}})
+    vault = open_vault(store)
+    together, fetched = threading.Barrier(3, timeout=60), itertools.count()
+    real = store.get_range
+
+    def get_range(name, start, length):
+        if length > 1 << 19 and next(fetched) < 3:
+            together.wait()
+        return real(name, start, length)
+
+    store.get_range = get_range
+    streams = vault.read(kept).streams("app", jobs=1)
+    found = bytearray(len(data))
+    if way == "read":
+        found = b"".join(streams.read("dump"))
+    else:
+        for at, part in streams.scatter("dump"):
+            found[at : at + len(part)] = part
+    assert found == data
+    assert next(fetched) >= 6
