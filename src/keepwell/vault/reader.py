@@ -172,9 +172,13 @@ class StreamReader:
 
         def work(window: slice, _: None) -> list[tuple[int, memoryview]]:
             found: list[tuple[int, memoryview]] = []
+            near: dict[tuple[int, int], _Frame] = {}
             rows = extents.slice(window.start, window.stop).rows()
             for place, number, row in zip(at[window], run_of[window].tolist(), rows, strict=True):
-                frame = frames.get((row.pack, row.offset), functools.partial(made, row, runs[number]))
+                key = row.pack, row.offset
+                frame = near.get(key)
+                if frame is None:
+                    frame = near[key] = frames.get(key, functools.partial(made, row, runs[number]))
                 found.append((place, self._part_of(frame, row)[0]))
             return found
 
@@ -276,14 +280,13 @@ class StreamReader:
                 found = self._moved(birth, row.frame, what)
         except (Damaged, StoreError) as error:
             return self._from_elsewhere(row, error)
-        return _Frame(row.frame, *found, self._keyring.piece_key)
+        return _Frame(row.frame, *found, self._keyring.piece_key, what)
 
     def _part_of(self, frame: _Frame, row: Row) -> tuple[memoryview, list[bytes]]:
-        what = self._what(self._manifest.packs[row.pack][1])
         try:
-            return frame.part(row.first, row.pieces, row.bytes, row.check, what)
+            return frame.part(row.first, row.pieces, row.bytes, row.check)
         except Damaged as error:
-            return self._from_elsewhere(row, error).part(row.first, row.pieces, row.bytes, row.check, what)
+            return self._from_elsewhere(row, error).part(row.first, row.pieces, row.bytes, row.check)
 
     def _from_elsewhere(self, row: Row, error: Exception) -> _Frame:
         """Raises the error where nobody else has the frame."""
@@ -291,7 +294,7 @@ class StreamReader:
         other = self._elsewhere and self._elsewhere(birth, row.frame, Location(pack, row.offset, row.length))
         if not other:
             raise error
-        return _Frame(row.frame, *other, self._keyring.piece_key)
+        return _Frame(row.frame, *other, self._keyring.piece_key, self._what(pack))
 
     def _what(self, pack: str) -> str:
         return f"pack {pack_name(pack)} (needed by {self._backup}, source {self._source})"
@@ -361,21 +364,22 @@ class _Kept(Generic[T]):
 class _Frame:
     """A decoded frame; the runs of pieces that were asked for are hashed once."""
 
-    def __init__(self, number: int, lengths: list[int], plain: memoryview, key: bytes) -> None:
-        self.number, self.lengths = number, lengths
+    def __init__(self, number: int, lengths: list[int], plain: memoryview, key: bytes, what: str) -> None:
+        """`what`: the pack, and who needs it, for errors."""
+        self.number, self.lengths, self._what = number, lengths, what
         self._places, self._plain, self._key = starts(lengths), plain, key
         self._seen: dict[tuple[int, int], list[bytes]] = {}
 
-    def part(self, begin: int, count: int, size: int, check: int, what: str) -> tuple[memoryview, list[bytes]]:
+    def part(self, begin: int, count: int, size: int, check: int) -> tuple[memoryview, list[bytes]]:
         """The bytes of a run of pieces, and their ids. Raises Damaged where they are not those of the extent."""
         if begin + count > len(self.lengths):
-            raise Damaged(f"frame {self.number} of {what} holds fewer pieces than the manifest says")
+            raise Damaged(f"frame {self.number} of {self._what} holds fewer pieces than the manifest says")
         part = self._plain[self._places[begin] : self._places[begin + count]]
         if (begin, count) not in self._seen:
             self._seen[begin, count] = identify(self._key, part, self.lengths[begin : begin + count])
         ids = self._seen[begin, count]
         if len(part) != size or check_of(self._key, b"".join(ids)) != check:
-            raise Damaged(f"frame {self.number} of {what} does not hold the pieces that the manifest says")
+            raise Damaged(f"frame {self.number} of {self._what} does not hold the pieces that the manifest says")
         return part, ids
 
 
