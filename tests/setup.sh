@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What the slow tests need beside the Python environment: a PostgreSQL 15 server, an OpenSSH server, PgBouncer and the Azure emulator.
+# What the slow tests need beside the Python environment: a PostgreSQL 15 server, an OpenSSH server, PgBouncer, Ceph's RADOS gateway and the
+# Azure emulator.
 # Run by `make test`; quick and silent when all is there. What cannot be had is named: the tests that need it
 # then skip with the reason, and fail where CI=true.
 set -eu
@@ -11,8 +12,14 @@ mkdir -p "$npm_folder"
 
 root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
-# debian PACKAGE...: install from Debian; the whole output only where it failed.
+# debian PACKAGE...: install from Debian; the whole output only where it failed. No server is started by it: the tests start their own,
+# and Debian's would listen on ports 22 and 6432.
 debian() {
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  fi
   export DEBIAN_FRONTEND=noninteractive
   { apt-get -q update && apt-get -q install -y --no-install-recommends "$@"; } >"$log" 2>&1 || { cat "$log" >&2; return 1; }
 }
@@ -32,15 +39,18 @@ fi
 if [ ! -x /usr/sbin/sshd ] || [ ! -x /usr/sbin/pgbouncer ] || ! command -v ssh-keygen >/dev/null || ! command -v strace >/dev/null; then
   if root; then
     echo "setup: installing the OpenSSH server and PgBouncer from Debian" >&2
-    # The tests start their own; Debian's would listen on ports 22 and 6432.
-    if [ ! -e /usr/sbin/policy-rc.d ]; then
-      printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-      chmod 755 /usr/sbin/policy-rc.d
-      trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-    fi
     debian openssh-server pgbouncer strace || echo "setup: the OpenSSH server or PgBouncer could not be installed" >&2
   else
     echo "setup: no OpenSSH server in /usr/sbin/sshd, or no PgBouncer; as root: apt-get install openssh-server pgbouncer strace" >&2
+  fi
+fi
+
+if ! command -v radosgw >/dev/null || ! command -v ceph-mon >/dev/null || ! command -v ceph-osd >/dev/null; then
+  if root; then
+    echo "setup: installing Ceph's RADOS gateway from Debian" >&2
+    debian ceph-mon ceph-osd radosgw || echo "setup: the RADOS gateway could not be installed; its tests are skipped" >&2
+  else
+    echo "setup: no RADOS gateway; its tests are skipped. As root: apt-get install ceph-mon ceph-osd radosgw" >&2
   fi
 fi
 

@@ -1,6 +1,6 @@
 """A real S3 that is not Amazon's: Ceph's RADOS gateway of Debian, with one monitor and one store in memory, on loopback.
 
-Not by tests/setup.sh, which would take too long: `apt-get install --no-install-recommends ceph-mon ceph-osd radosgw`.
+tests/setup.sh installs it where it can: `apt-get install --no-install-recommends ceph-mon ceph-osd radosgw`.
 Everything is below one folder; no manager, no keys among the parts, one copy of each object.
 """
 

@@ -30,6 +30,7 @@ from keepwell.sources import files, postgres, sqlite
 from keepwell.sources.postgres.programs import servers
 from keepwell.sources.postgres.server import ThrowawayServer, free_port
 from keepwell.stores.local import LocalStore
+from keepwell.vault import frame as framing
 from keepwell.vault import pack as packing
 from keepwell.vault.catalog import Backup, Proof
 from keepwell.vault.vault import Vault
@@ -607,12 +608,12 @@ def test_a_pack_that_a_stranger_made_with_the_public_key_is_refused(
     (entry,) = place.vault.entries()
     at, length = int(entry.offset[0]), int(entry.length[0])
     box = AESGCM(keys.unseal("pack", birth, sealed, what=""))
-    lengths, _ = packing.open_frame(box, keys.vault, birth, 0, raw[at : at + length], what="")
+    lengths, _ = framing.open_frame(box, keys.vault, birth, 0, raw[at : at + length], what="")
     # The same frame for all that its tag and lengths can tell; only the pieces are others.
     with monkeypatch.context() as patch:
         patch.setattr(os, "urandom", lambda size: birth if size == 16 else bytes(size))
         forged = packing.PackBuilder(keys)
-    payload = packing.compress(lengths, [noise(number, size) for number, size in enumerate(lengths)], 3)
+    payload = framing.compress(lengths, [noise(number, size) for number, size in enumerate(lengths)], 3)
     reserved = forged.reserve(payload.stored, [bytes(16)] * len(lengths))
     assert (reserved, payload.stored) == ((0, at), length)
     forged.fill(*reserved, payload)

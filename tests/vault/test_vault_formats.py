@@ -23,12 +23,13 @@ from keepwell.keys.keyring import Keyring
 from keepwell.stores.memory import MemoryStore
 from keepwell.vault import config, documents
 from keepwell.vault.catalog import Proof, decode_metadata, decode_proof, encode_proof
-from keepwell.vault.cutter import identify
+from keepwell.vault.frame import compress, open_frame
 from keepwell.vault.index import PackEntry, Section, decode_entry, decode_index, encode_entry, encode_index
 from keepwell.vault.inventory import references
 from keepwell.vault.layout import BackupId, new_id, parse_id
 from keepwell.vault.manifest import Extents, Manifest, StoredStream, decode, decode_references, encode
-from keepwell.vault.pack import PackBuilder, compress, open_frame, read_trailer, sections
+from keepwell.vault.pack import PackBuilder, read_trailer, sections
+from keepwell.vault.piece import identify
 from keepwell.vault.reader import PackKeys
 from keepwell.vault.repack import Repacker
 

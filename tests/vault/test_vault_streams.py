@@ -202,10 +202,15 @@ def test_pieces_that_are_reused_give_the_same_bytes_as_reading_them_again(files,
     again = [*files, *files]
     chance.shuffle(again)
     with begin(vault, at=START + HOUR) as session:
-        stream = session.sink("files").stream("content")
+        sink = session.sink("files")
+        stream = sink.stream("content")
         for number in again:
-            if chance.random() < 0.7:
+            if chance.random() < 0.4:
                 assert stream.reuse(cache[number], len(PARTS[number]))
+                assert stream.take_ids() == cache[number]
+            elif chance.random() < 0.5:
+                held = sink.find(cache[number] + cache[again[0]])
+                assert stream.reuse(held.part(0, len(cache[number]) // 20), len(PARTS[number]))
                 assert stream.take_ids() == cache[number]
             else:
                 stream.write(PARTS[number])
@@ -217,9 +222,9 @@ def test_pieces_that_are_reused_give_the_same_bytes_as_reading_them_again(files,
     assert b"".join(vault.read(backup).streams("files").read("content")) == b"".join(PARTS[n] for n in again)
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=40), st.integers(0, 400))
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=40), st.integers(0, 400), st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_pages_laid_over_others_are_those_pages(turns, ahead):
+def test_pages_laid_over_others_are_those_pages(turns, ahead, looked_up):
     """Each turn: how many old pages, then which new one (some the vault has, some it gets twice)."""
     vault = open_vault(new_store())
     old = [bytes([n % 7 + 1]) * PAGE for n in range(200)]
@@ -237,9 +242,11 @@ def test_pages_laid_over_others_are_those_pages(turns, ahead):
         places.append(at)
         wanted[at] = bytes([new + 5]) * PAGE
     with begin(vault, at=START + HOUR) as session:
-        stream = session.sink("app").stream("pages", "pages")
+        sink = session.sink("app")
+        stream = sink.stream("pages", "pages")
         stream.write(bytes(ahead))
         stream.boundary()
+        known = sink.find(known) if looked_up else known
         laid = stream.overlay(known, places, b"".join(wanted[place] for place in places))
         stream.write(b"".join(wanted))
         assert stream.take_ids()[len(laid) :] == laid
@@ -283,7 +290,7 @@ def test_scattered_pages_that_are_stored_anew_lie_together_from_then_on():
         tick(store)
     with begin(vault, at=START + 5 * HOUR) as session:
         sink = session.sink("app")
-        assert sink.spread(known) == 2.0
+        assert sink.spread(sink.find(known)) == 2.0
         stream = sink.stream("pages", "pages")
         stream.write(pages[0])
         stream.anew(True)
@@ -299,7 +306,7 @@ def test_scattered_pages_that_are_stored_anew_lie_together_from_then_on():
     vault = open_vault(store)
     with begin(vault, at=START + 6 * HOUR) as session:
         sink = session.sink("app")
-        assert sink.spread(known[20:]) == 256 / 255
+        assert sink.spread(sink.find(known[20:])) == 256 / 255
         stream = sink.stream("pages", "pages")
         assert stream.reuse(known, PAGE * len(pages))
         stream.close()
@@ -462,12 +469,33 @@ def test_scattered_reading_gives_every_byte_once(numbers, seed):
         stream.close()
         session.done("app", {})
         kept = commit(session)
-    found, given_bytes = bytearray(len(data)), 0
-    for at, part in vault.read(kept).streams("app").scatter("pages"):
-        found[at : at + len(part)] = part
-        given_bytes += len(part)
+    found = bytearray(len(data))
+    given_bytes, lock = [], threading.Lock()
+
+    def put(parts):
+        with lock:
+            for at, part in parts:
+                found[at : at + len(part)] = part
+                given_bytes.append(len(part))
+
+    vault.read(kept).streams("app").scatter("pages", put)
     assert found == data
-    assert given_bytes == len(data)
+    assert sum(given_bytes) == len(data)
+
+
+def test_what_goes_wrong_with_scattered_bytes_is_told_to_who_asked_for_them():
+    vault = open_vault(new_store())
+    kept = back_up(vault, {"app": {"dump": noise("much", 48 << 20)}})
+    began, calls = threading.Barrier(2, timeout=60), itertools.count()
+
+    def put(parts):
+        if next(calls) < 2:
+            began.wait()  # two at the same time
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        vault.read(kept).streams("app").scatter("dump", put)
+    assert next(calls) < 10  # of twelve: those that were under way already
 
 
 def test_a_source_can_ask_whether_all_pieces_are_known_before_it_relies_on_them():
@@ -478,10 +506,10 @@ def test_a_source_can_ask_whether_all_pieces_are_known_before_it_relies_on_them(
         stream.write(noise(1, 3 * PAGE))
         known = stream.take_ids()
         stream.close()
-        assert sink.holds(known)
-        assert sink.holds(b"")
-        assert not sink.holds(known + noise(2, 20))
-        assert not sink.holds(known[:-1])
+        assert len(sink.find(known)) == len(known) // 20
+        assert len(sink.find(b"")) == 0
+        assert sink.find(known + noise(2, 20)) is None
+        assert sink.find(known[:-1]) is None
 
 
 @pytest.mark.parametrize("way", ["read", "scatter"])
@@ -505,7 +533,11 @@ def test_a_reader_asks_for_the_next_bytes_while_the_first_are_on_their_way(way):
     if way == "read":
         found = b"".join(streams.read("dump"))
     else:
-        for at, part in streams.scatter("dump"):
-            found[at : at + len(part)] = part
+
+        def put(parts):
+            for at, part in parts:
+                found[at : at + len(part)] = part
+
+        streams.scatter("dump", put)
     assert found == data
     assert next(fetched) >= 6

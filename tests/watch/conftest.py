@@ -2,6 +2,7 @@
 
 import datetime as dt
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from sinks import http_sink, smtp_sink
@@ -57,6 +58,10 @@ def workplace(tmp_path, monkeypatch):
         found = Watched(place.folder, place.clock, place.progress, place.parts)
         # The test's clock moves by days, and the store's clock with it.
         monkeypatch.setattr("keepwell.watch.gather.store_now", lambda store: found.store_now())
+        # However full the disk of this machine is.
+        monkeypatch.setattr(
+            "keepwell.watch.gather.shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(total=100, free=60))
+        )
         return found
 
     return made

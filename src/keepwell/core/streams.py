@@ -27,6 +27,32 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _TOKEN = struct.Struct("<16sI")
 """A piece as `take_ids` gives it: its id and its length."""
+_PLACE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Pieces that the vault has, as `Sink.find` gives them: it knows where, and need not look again as long as the backup runs."""
+
+    ids: memoryview
+    """As `take_ids` gave them, 20 bytes each."""
+    places: memoryview
+    """The vault's own, 8 bytes each."""
+
+    def __len__(self) -> int:
+        return len(self.places) // _PLACE
+
+    def part(self, first: int, stop: int) -> Held:
+        size = _TOKEN.size
+        return Held(self.ids[size * first : size * stop], self.places[_PLACE * first : _PLACE * stop])
+
+
+def held_together(parts: Sequence[Held]) -> Held:
+    """All of them one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    ids, places = b"".join([part.ids for part in parts]), b"".join([part.places for part in parts])
+    return Held(memoryview(ids), memoryview(places))
 
 
 class StreamWriter(Protocol):
@@ -52,14 +78,14 @@ class StreamWriter(Protocol):
         """
         ...
 
-    def reuse(self, ids: bytes, size: int) -> bool:
+    def reuse(self, ids: bytes | Held, size: int) -> bool:
         """Append `size` bytes known from an earlier backup by their piece ids.
 
         False (and nothing appended) when any of them is no longer in the vault: then read the source.
         """
         ...
 
-    def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
+    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
         """Append whole pages of 8 KiB: those of `ids`, with the ones at `places` (rising) replaced by those of `data`.
 
         Thousands of short runs of known and new pages cost no more than as many pages in one. Returns the pieces of what was
@@ -81,17 +107,21 @@ class Sink(Protocol):
 
     def stream(self, name: str, cut: Cut = "content") -> StreamWriter: ...
 
-    def holds(self, ids: bytes) -> bool:
-        """Whether the vault has all of these pieces (as `take_ids` gave them).
+    def find(self, ids: Buffer) -> Held | None:
+        """These pieces (as `take_ids` gave them), where the vault has all of them.
 
         Then a `reuse` of them succeeds for as long as this backup runs: for sources that must know before they ask for
         changes only.
         """
         ...
 
-    def spread(self, ids: bytes) -> float:
+    def spread(self, held: Held) -> float:
         """How scattered these pieces lie: bytes to decode for each byte of them; about 1 where they were stored together."""
         ...
+
+
+Put: TypeAlias = Callable[[list[tuple[int, Buffer]]], None]
+"""Takes bytes and where in the stream each of them begins. They are not kept after the call."""
 
 
 class Streams(Protocol):
@@ -105,10 +135,11 @@ class Streams(Protocol):
         """Verified bytes, in blocks of any size. Raises Damaged rather than give fewer bytes than asked for."""
         ...
 
-    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
-        """The whole stream as (position, verified bytes), every byte once, in the order that is fastest to read.
+    def scatter(self, name: str, put: Put) -> None:
+        """Hands out the whole stream, every byte once, verified, in the order that is fastest to read.
 
-        For restores that can write anywhere: a stream whose pieces lie scattered is read frame by frame. Raises Damaged.
+        For restores that can write anywhere: a stream whose pieces lie scattered is read frame by frame. `put` is called by several
+        threads at the same time, each with some places at once; what it raises is raised here. Raises Damaged.
         """
         ...
 
@@ -128,11 +159,11 @@ class Context:
     """A folder for caches that may be lost at any time; None: use none."""
 
 
-def in_order(streams: Streams, name: str) -> Iterator[tuple[int, Buffer]]:
+def in_order(streams: Streams, name: str, put: Put) -> None:
     """`scatter` for streams that lie in one piece."""
     at = 0
     for block in streams.read(name):
-        yield at, block
+        put([(at, block)])
         at += len(block)
 
 
@@ -142,10 +173,10 @@ class Discard:
     def stream(self, name: str, cut: Cut = "content") -> StreamWriter:
         return _Discarded()
 
-    def holds(self, ids: bytes) -> bool:
-        return False
+    def find(self, ids: Buffer) -> Held | None:
+        return None
 
-    def spread(self, ids: bytes) -> float:
+    def spread(self, held: Held) -> float:
         return 1.0
 
 
@@ -162,10 +193,10 @@ class _Discarded:
     def take_ids(self) -> bytes:
         return b""
 
-    def reuse(self, ids: bytes, size: int) -> bool:
+    def reuse(self, ids: bytes | Held, size: int) -> bool:
         return False
 
-    def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
+    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
         return None
 
     def anew(self, on: bool) -> None:
@@ -197,10 +228,12 @@ class MemoryStreams:
         self.data[name] = bytearray()
         return _InMemory(self.data[name], self.pieces)
 
-    def holds(self, ids: bytes) -> bool:
-        return all(piece in self.pieces for piece, _ in _TOKEN.iter_unpack(ids))
+    def find(self, ids: Buffer) -> Held | None:
+        if not all(piece in self.pieces for piece, _ in _TOKEN.iter_unpack(ids)):
+            return None
+        return Held(memoryview(ids), memoryview(bytes(_PLACE * (len(ids) // _TOKEN.size))))
 
-    def spread(self, ids: bytes) -> float:
+    def spread(self, held: Held) -> float:
         return 1.0
 
     def names(self) -> list[str]:
@@ -217,9 +250,9 @@ class MemoryStreams:
         for at in range(start, end, 1 << 20):
             yield data[at : min(at + (1 << 20), end)]
 
-    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
+    def scatter(self, name: str, put: Put) -> None:
         for at in reversed(range(0, len(self.data[name]), 1 << 20)):
-            yield at, bytes(self.data[name][at : at + (1 << 20)])
+            put([(at, bytes(self.data[name][at : at + (1 << 20)]))])
 
 
 class _InMemory(_Discarded):
@@ -246,8 +279,9 @@ class _InMemory(_Discarded):
         self.boundary()
         return bytes(ids)
 
-    def reuse(self, ids: bytes, size: int) -> bool:
-        found = [self._pieces.get(piece) for piece, _ in _TOKEN.iter_unpack(ids)]
+    def reuse(self, ids: bytes | Held, size: int) -> bool:
+        known_as = ids.ids if isinstance(ids, Held) else ids
+        found = [self._pieces.get(piece) for piece, _ in _TOKEN.iter_unpack(known_as)]
         known = [piece for piece in found if piece is not None]
         if len(known) < len(found) or sum(map(len, known)) != size:
             return False
@@ -255,8 +289,9 @@ class _InMemory(_Discarded):
         self.boundary()
         return True
 
-    def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
-        tokens = [ids[at : at + 20] for at in range(0, len(ids), 20)]
+    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
+        known_as = bytes(ids.ids if isinstance(ids, Held) else ids)
+        tokens = [known_as[at : at + 20] for at in range(0, len(known_as), 20)]
         for n, place in enumerate(places):
             piece = bytes(data[8192 * n : 8192 * (n + 1)])
             ident = hashlib.sha256(piece).digest()[:16]

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from keepwell.core import zstd
 from keepwell.core.errors import Damaged
-from keepwell.core.streams import Buffer, Cut, Sink, StreamWriter, in_order
+from keepwell.core.streams import Buffer, Cut, Held, Put, Sink, StreamWriter, in_order
 
 _BLOCK = 1 << 20
 
@@ -52,15 +52,15 @@ class Spool:
     def read(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         yield from self._kept[name].read(start, self.size(name) - start if length is None else length)
 
-    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
-        return in_order(self, name)
+    def scatter(self, name: str, put: Put) -> None:
+        in_order(self, name, put)
 
-    def holds(self, ids: bytes) -> bool:
-        """Never while a copy is kept: it needs the bytes."""
-        return self.trouble is not None and self._sink.holds(ids)
+    def find(self, ids: Buffer) -> Held | None:
+        """None while a copy is kept: it needs the bytes."""
+        return self._sink.find(ids) if self.trouble is not None else None
 
-    def spread(self, ids: bytes) -> float:
-        return self._sink.spread(ids)
+    def spread(self, held: Held) -> float:
+        return self._sink.spread(held)
 
     def close(self) -> None:
         for kept in self._kept.values():
@@ -137,11 +137,11 @@ class _Both:
             except OSError as error:
                 self._spool.trouble = error
 
-    def reuse(self, ids: bytes, size: int) -> bool:
+    def reuse(self, ids: bytes | Held, size: int) -> bool:
         """Known files are read nevertheless, since the copy needs their bytes; without a copy they are not."""
         return self._spool.trouble is not None and self._writer.reuse(ids, size)
 
-    def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
+    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
         return self._writer.overlay(ids, places, data) if self._spool.trouble is not None else None
 
     def anew(self, on: bool) -> None:

@@ -72,10 +72,12 @@ class Environment(Table):
         description="By how much at the most a run begins later than it is due, so that not all begin at once.",
     )
     site: Name | None = Field(default=None, description="Which workers of a fleet do its runs.")
-    objectives: Objectives = Field(default=Objectives(), description="Time to recover and data at risk.")
-    keep: Keep = Field(default=Keep(), description="How long backups stay.")
+    objectives: Objectives = Field(default={}, validate_default=True, description="Time to recover and data at risk.")
+    keep: Keep = Field(default={}, validate_default=True, description="How long backups stay.")
     verify: Level = Field(default="checks", description="How far `keepwell verify` goes unless told otherwise.")
-    watch: EnvironmentWatch = Field(default=EnvironmentWatch(), description="What the watch does otherwise here.")
+    watch: EnvironmentWatch = Field(
+        default={}, validate_default=True, description="What the watch does otherwise here."
+    )
     sources: dict[Name, Source] = Field(description="What to protect, by name.")
 
     @model_validator(mode="after")
@@ -120,18 +122,22 @@ class Policy(Table):
         default=(), description="Further vaults that are kept in step with the first."
     )
     environments: dict[Name, Environment] = Field(description="What to back up, by environment.")
-    schedules: Schedules = Field(default=Schedules(), description="What is done by itself beside backups, and when.")
+    schedules: Schedules = Field(
+        default={}, validate_default=True, description="What is done by itself beside backups, and when."
+    )
     engine: SecretRef | None = Field(
         default=None,
         description="Where the URL of the PostgreSQL database is to be found through which several machines share the work. "
         "Default: SQLite beside the policy, for one.",
     )
     audit: AuditPolicy = Field(
-        default=AuditPolicy(), description="How long is kept what was done to the vault, and what runs said."
+        default={},
+        validate_default=True,
+        description="How long is kept what was done to the vault, and what runs said.",
     )
-    watch: WatchPolicy = Field(default=WatchPolicy(), description="What is watched, and how late is late.")
+    watch: WatchPolicy = Field(default={}, validate_default=True, description="What is watched, and how late is late.")
     notify: dict[Name, Channel] = Field(default={}, description="Ways to reach people, by name.")
-    contacts: Contacts = Field(default=Contacts(), description="Who is told, and who is told next.")
+    contacts: Contacts = Field(default={}, validate_default=True, description="Who is told, and who is told next.")
 
     @field_validator("version", mode="after")
     @classmethod

@@ -9,9 +9,6 @@ import re
 import zoneinfo
 from typing import NamedTuple
 
-from croniter import croniter
-from croniter.croniter import CroniterError
-
 from keepwell.core.clock import UTC
 
 _ALIASES = {
@@ -89,6 +86,9 @@ def parse(text: str) -> tuple[str, ...]:
     for number, field in enumerate(fields):
         if problem := _field(number, field):
             raise ValueError(f"{text!r}: {problem}\n{_SHOWN}")
+    from croniter import croniter  # here and below, since most runs need no schedule
+    from croniter.croniter import CroniterError
+
     try:
         croniter(" ".join(fields), dt.datetime(2024, 1, 1, tzinfo=UTC)).get_next(dt.datetime)
     except CroniterError as error:
@@ -135,6 +135,8 @@ def _step(schedule: str, moment: dt.datetime, timezone: str, *, forward: bool) -
 
 @functools.lru_cache(1024)
 def _fields(fields: tuple[str, ...]) -> _Fields:
+    from croniter import croniter
+
     minutes, hours, days, months, weekdays = (
         None if values == ["*"] else frozenset(map(int, values)) for values in croniter.expand(" ".join(fields))[0]
     )

@@ -27,7 +27,8 @@ MIB = 1 << 20
 class Table(BaseModel):
     """A table of the policy: it never changes after loading, and a key that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Deferred: what validates a table within another is made once, for the policy as a whole.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 def wrong(what: str, hint: str = "", at: tuple[str, ...] = ()) -> PydanticCustomError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from keepwell.core.streams import Buffer, Streams
+from keepwell.core.streams import Buffer, Put, Streams
 
 
 class Tally:
@@ -32,10 +32,13 @@ class Tally:
             at += len(block)
             yield block
 
-    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
-        for at, part in self._streams.scatter(name):
-            self._add(name, at, at + len(part))
-            yield at, part
+    def scatter(self, name: str, put: Put) -> None:
+        def noted(parts: list[tuple[int, Buffer]]) -> None:
+            for at, part in parts:
+                self._add(name, at, at + len(part))
+            put(parts)
+
+        self._streams.scatter(name, noted)
 
     def unread(self, name: str) -> list[tuple[int, int]]:
         """Ranges (start, length) that nobody has read yet."""

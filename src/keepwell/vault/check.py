@@ -20,13 +20,13 @@ from keepwell.vault.audit import Head
 from keepwell.vault.auditverify import Anchor
 from keepwell.vault.catalog import Backup, checksum_of, decode_metadata, decode_proof
 from keepwell.vault.checklog import Share
-from keepwell.vault.cutter import identify
 from keepwell.vault.documents import verify
+from keepwell.vault.frame import open_frame
 from keepwell.vault.holdings import Holdings
 from keepwell.vault.index import PackEntry, decode_index, encode_entry
 from keepwell.vault.layout import pack_name, parse_name
 from keepwell.vault.manifest import Manifest, Reference, decode, decode_references
-from keepwell.vault.pack import open_frame
+from keepwell.vault.piece import identify
 from keepwell.vault.reader import PackKeys
 from keepwell.vault.vault import RECOVERY, Vault
 from keepwell.vault.walcheck import Chosen, check_log

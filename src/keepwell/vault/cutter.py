@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Protocol
 
-import blake3
 import pyfastcdc
 
 from keepwell.core.streams import Buffer, Cut
 from keepwell.keys.keyring import Keyring
 
-ID_SIZE = 16
 PAGE = 8192
 AVERAGE, LEAST, MOST = 16384, 4096, 65536
 
@@ -44,15 +41,3 @@ class PageCutter:
 
 def cutter(cut: Cut, keyring: Keyring) -> Cutter:
     return PageCutter() if cut == "pages" else ContentCutter(keyring.seed)
-
-
-def identify(key: bytes, view: memoryview, lengths: list[int]) -> list[bytes]:
-    """The ids of consecutive pieces: the first 16 bytes of keyed BLAKE3."""
-    make = blake3.blake3
-    ends = zip(accumulate(lengths), lengths, strict=True)
-    return [make(view[end - length : end], key=key).digest(ID_SIZE) for end, length in ends]
-
-
-def check_of(key: bytes, ids: bytes) -> int:
-    """An extent's check over the ids of its pieces, one after the other."""
-    return int.from_bytes(blake3.blake3(ids, key=key).digest(8), "little")

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from keepwell.keys.keyring import Keyring
-from keepwell.vault.cutter import ID_SIZE, check_of
 from keepwell.vault.index import PackEntry
 from keepwell.vault.manifest import Manifest, StoredStream
+from keepwell.vault.piece import ID_SIZE, check_of
 
 
 class Holdings:

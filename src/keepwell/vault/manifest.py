@@ -75,6 +75,11 @@ class Row(NamedTuple):
     bytes: int
     check: int
 
+    @property
+    def run(self) -> tuple[int, int, int, int]:
+        """Which pieces of its frame it is, and what they should be: first, pieces, bytes, check."""
+        return self.first, self.pieces, self.bytes, self.check
+
 
 @dataclass(frozen=True, eq=False)
 class StoredStream:

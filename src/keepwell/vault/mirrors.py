@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 from keepwell.core.errors import Damaged, KeepwellError, StoreError
 from keepwell.vault.catalog import Backup
+from keepwell.vault.frame import open_frame
 from keepwell.vault.layout import pack_name
-from keepwell.vault.pack import open_frame
 from keepwell.vault.reader import Location, PackKeys
 from keepwell.vault.vault import BackupReader, Vault
 

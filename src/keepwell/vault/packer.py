@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from keepwell.core.streams import Buffer
 from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
+from keepwell.vault.frame import Payload, compress
 from keepwell.vault.index import FrameTable, PackEntry
 from keepwell.vault.layout import PACK_SIZE, pack_name
-from keepwell.vault.pack import PackBuilder, Payload, compress
+from keepwell.vault.pack import PackBuilder
 
 _MOST_PACKS = 3
 """Packs in memory at a time: one that fills, and two on their way."""

@@ -10,29 +10,30 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import blake3
 import numpy as np
-import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keepwell.core.errors import Damaged, ObjectMissing, StoreError, UsageError
-from keepwell.core.streams import Buffer
+from keepwell.core.streams import Buffer, Put
 from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
-from keepwell.vault.cutter import check_of, identify
+from keepwell.vault.frame import open_frame, starts
 from keepwell.vault.layout import pack_name
 from keepwell.vault.manifest import Extents, Manifest, Row, StoredStream
-from keepwell.vault.pack import HEAD_GUESS, head_size, open_frame, sections, starts
+from keepwell.vault.openers import Opened, Openers
+from keepwell.vault.pack import HEAD_GUESS, head_size, sections
+from keepwell.vault.piece import check_of, identify
+from keepwell.vault.scattered import FETCH, GAP, Kept, Wanted
 
-_FETCH = 1 << 20
-"""Stored bytes in one ranged read, about."""
-_WINDOW, _MOST_EXTENTS = 4 << 20, 4096
-_FRAMES_KEPT, _RUNS_KEPT = 96, 48
+_FRAMES_KEPT, _RUNS_KEPT, _IN_USE = 96, 48, 64
 """Of frames of 512 KiB and reads of 1 MiB: some of each of the last weeks' backups."""
-_GAP = 32 << 10
-"""Unneeded bytes that are cheaper to read than to skip."""
+_WORTH_PROCESSES = 64 << 20
+"""Bytes of a stream from which on it pays to start processes that decode."""
+_PUTTING = 2
+"""Threads beside those that feed the processes: what was read is put by the same thread, and may have to wait for a disk."""
 _TOKEN = struct.Struct("<16sI")
 _LOADERS, _LOADED_AHEAD = 4, 6
 """How many things are asked for at the same time, and how long before they are needed."""
@@ -69,25 +70,29 @@ class PackKeys:
 
     def __init__(self, store: Store, keyring: Keyring) -> None:
         self._store, self._keyring = store, keyring
-        self._boxes: OrderedDict[bytes, AESGCM] = OrderedDict()
+        self._known: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def box(self, birth: bytes, pack: str) -> AESGCM:
         """Raises Damaged, ObjectMissing, KeyCannotRead."""
+        return AESGCM(self.key(birth, pack))
+
+    def key(self, birth: bytes, pack: str) -> bytes:
+        """Raises the same."""
         with self._lock:
-            if birth in self._boxes:
-                self._boxes.move_to_end(birth)
-                return self._boxes[birth]
+            if birth in self._known:
+                self._known.move_to_end(birth)
+                return self._known[birth]
         name = pack_name(pack)
         sealed = dict(self._sections(name)).get(birth)
         if sealed is None:
             raise Damaged(f"{name} does not hold the frames that the manifest expects there")
-        box = AESGCM(self._keyring.unseal("pack", birth, sealed, what=name))
+        key = self._keyring.unseal("pack", birth, sealed, what=name)
         with self._lock:
-            self._boxes[birth] = box
-            if len(self._boxes) > self._MOST:
-                self._boxes.popitem(last=False)
-        return box
+            self._known[birth] = key
+            if len(self._known) > self._MOST:
+                self._known.popitem(last=False)
+        return key
 
     def _sections(self, name: str) -> list[tuple[bytes, bytes]]:
         head = self._store.get_range(name, 0, HEAD_GUESS)
@@ -153,43 +158,51 @@ class StreamReader:
         if digest is not None and digest.hexdigest() != stream.digest:
             raise Damaged(f"stream {name} of {self._source} in {self._backup} does not have the digest of backup time")
 
-    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
-        """The stream in its order, extent by extent; of frames that lie scattered over packs each is (nearly always) fetched and
+    def scatter(self, name: str, put: Put) -> None:
+        """The stream in its order, some MiB at a time by each of several threads; of frames that lie scattered over packs each is (nearly always) fetched and
         decoded once: of each backup whose pieces are still in use, the frames are met in the order in which it wrote them, so
         a few of each at hand are enough. The digest of the whole stream is not compared. Raises Damaged.
         """
         stream = self._stream(name)
-        extents = stream.extents
-        at = (np.cumsum(extents.bytes, dtype=np.int64) - extents.bytes).tolist()
-        runs, run_of = _runs(extents)
-        first = _first_met(extents)
-        frames: _Kept[_Frame] = _Kept(_FRAMES_KEPT)
-        fetched: _Kept[_Run] = _Kept(_RUNS_KEPT)
+        extents, wanted = stream.extents, Wanted(stream.extents)
+        frames: Kept[_Frame | Opened] = Kept(_FRAMES_KEPT)
+        fetched: Kept[_Run] = Kept(_RUNS_KEPT)
 
         def load(window: slice) -> None:
-            for number in np.unique(run_of[window][first[window]]).tolist():
-                fetched.get(runs[number], functools.partial(self._run, runs[number]))
+            for run in wanted.runs_of(window):
+                fetched.get(run, functools.partial(self._run, run))
 
-        def work(window: slice, _: None) -> list[tuple[int, memoryview]]:
-            found: list[tuple[int, memoryview]] = []
-            near: dict[tuple[int, int], _Frame] = {}
-            rows = extents.slice(window.start, window.stop).rows()
-            for place, number, row in zip(at[window], run_of[window].tolist(), rows, strict=True):
+        def work(window: slice, _: None) -> int:
+            found: list[tuple[int, Buffer]] = []
+            near: dict[tuple[int, int], _Frame | Opened] = {}
+            for index, row in enumerate(extents.slice(window.start, window.stop).rows(), window.start):
                 key = row.pack, row.offset
                 frame = near.get(key)
                 if frame is None:
-                    frame = near[key] = frames.get(key, functools.partial(made, row, runs[number]))
-                found.append((place, self._part_of(frame, row)[0]))
-            return found
+                    frame = near[key] = frames.get(key, functools.partial(made, index, row))
+                part = frame.bytes_of(*row.run) if isinstance(frame, Opened) else self._part_of(frame, row)[0]
+                found.append((wanted.places[index], part))
+            # By the thread that decoded it: the bytes are still in its caches, and no other waits for them.
+            put(found)
+            done = wanted.done_with(window)
+            frames.drop(done.frames)
+            fetched.drop(done.runs)
+            return sum(len(part) for _, part in found)
 
-        def made(row: Row, run: tuple[int, int, int]) -> _Frame:
-            return self._frame_of(row, fetched.get(run, functools.partial(self._run, run)))
+        def made(index: int, row: Row) -> _Frame | Opened:
+            place = wanted.run_of(index)
+            run = fetched.get(place, functools.partial(self._run, place))
+            if run.key is not None:
+                frame = run.data[row.offset - run.start : row.offset - run.start + row.length]
+                birth = self._manifest.packs[row.pack][0]
+                if opened := openers.open(run.key, birth, row.frame, frame, wanted.of_frame(index)):
+                    return opened
+            return self._frame_of(row, run)
 
-        given = 0
-        for found in self._ahead(_windows(extents), load, work):
-            for place, part in found:
-                given += len(part)
-                yield place, part
+        ring, jobs = self._keyring, self._jobs if stream.size >= _WORTH_PROCESSES else 0
+        with Openers(ring.vault, ring.piece_key, jobs=jobs, room=_FRAMES_KEPT + _IN_USE) as openers:
+            # More than there are processes that decode: what is put may have to wait for a disk.
+            given = sum(self._ahead(wanted.windows, load, work, self._jobs + _PUTTING))
         if given != stream.size:
             raise Damaged(
                 f"stream {name} of {self._source} in {self._backup} does not have the size that the manifest says"
@@ -206,15 +219,18 @@ class StreamReader:
             _plan(stream.extents, first, last),
             lambda fetch: self._run((fetch.pack, fetch.start, fetch.end)),
             lambda fetch, run: self._fetch(stream, fetch, run),
+            self._jobs,
         )
 
-    def _ahead(self, items: Sequence[P], load: Callable[[P], L], work: Callable[[P, L], T]) -> Iterator[T]:
+    def _ahead(
+        self, items: Sequence[P], load: Callable[[P], L], work: Callable[[P, L], T], workers: int
+    ) -> Iterator[T]:
         """What `work` makes of the items and of what `load` brought for them, in order. Loads are begun some items before, since a
         store may be far away and a disk may be slow; some results are made while the last one is used.
         """
         if not items:
             return
-        with ThreadPoolExecutor(_LOADERS, "load") as loaders, ThreadPoolExecutor(self._jobs, "decode") as workers:
+        with ThreadPoolExecutor(_LOADERS, "load") as loaders, ThreadPoolExecutor(workers, "decode") as pool:
             loads: deque[tuple[P, Future[L]]] = deque()
             results: deque[Future[T]] = deque()
             coming = iter(items)
@@ -225,8 +241,8 @@ class StreamReader:
                     if not loads:
                         break
                     item, loaded = loads.popleft()
-                    results.append(workers.submit(_made_of, work, item, loaded))
-                    if len(results) > self._jobs + 1:
+                    results.append(pool.submit(_made_of, work, item, loaded))
+                    if len(results) > workers + 1:
                         yield results.popleft().result()
                 while results:
                     yield results.popleft().result()
@@ -259,7 +275,7 @@ class StreamReader:
         birth, name = self._manifest.packs[pack]
         try:
             data = memoryview(self._store.get_range(pack_name(name), start, end - start))
-            return _Run(start, data, self._keys.box(birth, name), None)
+            return _Run(start, data, self._keys.key(birth, name), None)
         except ObjectMissing:
             return _Run(start, memoryview(b""), None, None)
         except (StoreError, Damaged) as error:
@@ -273,9 +289,9 @@ class StreamReader:
         try:
             if run.unreachable is not None:
                 raise run.unreachable
-            if run.box is not None:
+            if run.key is not None:
                 frame = run.data[row.offset - run.start : row.offset - run.start + row.length]
-                found = open_frame(run.box, self._keyring.vault, birth, row.frame, frame, what=what)
+                found = open_frame(AESGCM(run.key), self._keyring.vault, birth, row.frame, frame, what=what)
             else:
                 found = self._moved(birth, row.frame, what)
         except (Damaged, StoreError) as error:
@@ -328,37 +344,9 @@ class _Run:
 
     start: int
     data: memoryview
-    box: AESGCM | None
+    key: bytes | None
     """None: the pack is gone, or cannot be reached."""
     unreachable: StoreError | Damaged | None
-
-
-class _Kept(Generic[T]):
-    """What was made last, by key: made once, also where two threads want it at the same time."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._made: OrderedDict[tuple[int, ...], Future[T]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[int, ...], make: Callable[[], T]) -> T:
-        with self._lock:
-            future = self._made.get(key)
-            mine = future is None
-            if future is None:
-                future = self._made[key] = Future()
-                if len(self._made) > self._most:
-                    self._made.popitem(last=False)
-            else:
-                self._made.move_to_end(key)
-        if mine:
-            try:
-                future.set_result(make())
-            except BaseException as error:
-                future.set_exception(error)
-                with self._lock:
-                    self._made.pop(key, None)
-        return future.result()
 
 
 class _Frame:
@@ -383,41 +371,6 @@ class _Frame:
         return part, ids
 
 
-def _windows(extents: Extents) -> list[slice]:
-    """Consecutive extents of some MiB each."""
-    ends = np.cumsum(extents.bytes, dtype=np.int64)
-    edges = [0]
-    while edges[-1] < len(extents):
-        reached = int(ends[edges[-1] - 1]) if edges[-1] else 0
-        stop = int(np.searchsorted(ends, reached + _WINDOW, side="left")) + 1
-        edges.append(min(stop, len(extents), edges[-1] + _MOST_EXTENTS))
-    return [slice(*edge) for edge in itertools.pairwise(edges)]
-
-
-def _first_met(extents: Extents) -> npt.NDArray[np.bool_]:
-    """The extents at which a frame is met for the first time."""
-    _, places = np.unique(extents.pack.astype(np.uint64) << np.uint64(32) | extents.offset, return_index=True)
-    first = np.zeros(len(extents), np.bool_)
-    first[places] = True
-    return first
-
-
-def _runs(extents: Extents) -> tuple[list[tuple[int, int, int]], npt.NDArray[np.int64]]:
-    """What to read at once, as (pack, start, end); and for each extent which of these has its frame."""
-    order = np.lexsort((extents.offset, extents.pack))
-    packs, offsets = extents.pack[order].tolist(), extents.offset[order].tolist()
-    lengths = extents.length[order].tolist()
-    runs: list[tuple[int, int, int]] = []
-    of = np.empty(len(extents), np.int64)
-    for index, pack, offset, length in zip(order.tolist(), packs, offsets, lengths, strict=True):
-        if runs and runs[-1][0] == pack and offset <= runs[-1][2] + _GAP and offset + length - runs[-1][1] <= _FETCH:
-            runs[-1] = (pack, runs[-1][1], max(runs[-1][2], offset + length))
-        elif not (runs and runs[-1][0] == pack and offset + length <= runs[-1][2]):
-            runs.append((pack, offset, offset + length))
-        of[index] = len(runs) - 1
-    return runs, of
-
-
 def _plan(extents: Extents, first: int, last: int) -> list[_Fetch]:
     """Groups extents in order, as long as they lie forward in one pack with small gaps."""
     packs, offsets, lengths = extents.pack.tolist(), extents.offset.tolist(), extents.length.tolist()
@@ -430,9 +383,9 @@ def _plan(extents: Extents, first: int, last: int) -> list[_Fetch]:
         while (
             stop < last
             and packs[stop] == pack
-            and (offsets[stop] == offsets[stop - 1] or end <= offsets[stop] <= end + _GAP)
-            and end - start < _FETCH
-            and raw < 8 * _FETCH
+            and (offsets[stop] == offsets[stop - 1] or end <= offsets[stop] <= end + GAP)
+            and end - start < FETCH
+            and raw < 8 * FETCH
         ):
             end = max(end, offsets[stop] + lengths[stop])
             raw += int(extents.bytes[stop])

@@ -18,7 +18,7 @@ from keepwell import __version__
 from keepwell.core import zstd
 from keepwell.core.clock import iso
 from keepwell.core.errors import Busy, ObjectExists, ObjectMissing, UsageError
-from keepwell.core.streams import Cut, Facts, Json, StreamWriter
+from keepwell.core.streams import Buffer, Cut, Facts, Held, Json, StreamWriter
 from keepwell.keys.keyring import Keyring
 from keepwell.stores.base import Store
 from keepwell.vault.attachments import Attachment, put_attachment, read_attachment
@@ -60,11 +60,11 @@ class SourceSink:
             self.streams.append(builder)
         return builder
 
-    def holds(self, ids: bytes) -> bool:
-        return self._session.desk.holds(ids)
+    def find(self, ids: Buffer) -> Held | None:
+        return self._session.desk.find(ids)
 
-    def spread(self, ids: bytes) -> float:
-        return self._session.desk.spread(ids)
+    def spread(self, held: Held) -> float:
+        return self._session.desk.spread(held)
 
 
 class Session:
@@ -251,7 +251,8 @@ class Session:
         home, number, offset, length = self.desk.frames.columns(rows)
         if not length.all():  # never commit what cannot be restored, whatever went wrong before
             raise RuntimeError("a frame that the backup needs was never stored")
-        used, place = np.unique(home, return_inverse=True)
+        there = np.bincount(home) > 0
+        used, place = np.flatnonzero(there), (np.cumsum(there) - 1)[home]
         whole = Extents(place.astype("<u4"), number, offset, length, first, count, size, checks)
         streams, at = [], 0
         for builder in builders:

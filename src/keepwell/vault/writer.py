@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from keepwell.core.buffers import joined
-from keepwell.core.streams import Buffer, Cut
+from keepwell.core.streams import Buffer, Cut, Held
 from keepwell.keys.keyring import Keyring
-from keepwell.vault.cutter import ID_SIZE, PAGE, check_of, cutter, identify
+from keepwell.vault.cutter import PAGE, cutter
+from keepwell.vault.frame import FRAME_SIZE, MOST_PIECES
 from keepwell.vault.index import FrameTable, PieceTable
-from keepwell.vault.pack import FRAME_SIZE, MOST_PIECES
 from keepwell.vault.packer import Packer
+from keepwell.vault.piece import ID_SIZE, check_of, identify
 
 _BLOCK = 1 << 20
 """Bytes cut and looked up at a time: large enough that what Python does per block does not count."""
@@ -44,19 +45,23 @@ class Desk:
     """Bytes of pieces that the vault did not have, or that were to be stored anew."""
     after_block: Callable[[], None] = lambda: None
 
-    def holds(self, ids: bytes) -> bool:
-        """Whether every piece of these tokens is known, so that a `reuse` will find it."""
+    def find(self, ids: Buffer) -> Held | None:
+        """Where all pieces of these tokens are known, so that a `reuse` will find them."""
         if len(ids) % _TOKENS.itemsize:
-            return False
+            return None
         with self.lock:
-            return not np.any(self.pieces.locate(np.frombuffer(ids, _TOKENS)["id"]) < 0)
+            found = self.pieces.locate(np.frombuffer(ids, _TOKENS)["id"])
+        return None if np.any(found < 0) else Held(memoryview(ids), memoryview(found.tobytes()))
 
-    def spread(self, ids: bytes) -> float:
-        """Bytes of the frames that hold the pieces of these tokens, for each byte of the pieces."""
-        tokens = np.frombuffer(ids, _TOKENS)
-        with self.lock:
-            found = self.pieces.locate(tokens["id"])
-        frames = len(np.unique(found[found >= 0] >> 16))
+    def places(self, tokens: npt.NDArray[np.void], ids: bytes | Held) -> npt.NDArray[np.int64]:
+        """Of each of these, -1 where it is unknown. Under the lock."""
+        return np.frombuffer(ids.places, np.int64) if isinstance(ids, Held) else self.pieces.locate(tokens["id"])
+
+    @staticmethod
+    def spread(held: Held) -> float:
+        """Bytes of the frames that hold these pieces, for each byte of the pieces."""
+        tokens, rows = np.frombuffer(held.ids, _TOKENS), np.sort(np.frombuffer(held.places, np.int64) >> 16)
+        frames = int(np.count_nonzero(np.diff(rows))) + 1 if len(rows) else 0
         return frames * FRAME_SIZE / max(1, int(tokens["length"].sum(dtype=np.int64)))
 
 
@@ -116,39 +121,38 @@ class StreamBuilder:
         self._tokens.clear()
         return taken
 
-    def reuse(self, ids: bytes, size: int) -> bool:
+    def reuse(self, ids: bytes | Held, size: int) -> bool:
         self._check_open()
-        if len(ids) % _TOKENS.itemsize:
+        raw = _raw(ids)
+        if len(raw) % _TOKENS.itemsize:
             return False
-        tokens = np.frombuffer(ids, _TOKENS)
+        tokens = np.frombuffer(raw, _TOKENS)
         lengths = tokens["length"].astype(np.int64)
         if int(lengths.sum()) != size:
             return False
         self.boundary()
         with self._desk.lock:
-            found = self._desk.pieces.locate(tokens["id"])
+            found = self._desk.places(tokens, ids)
             if np.any(found < 0):
                 return False
             self._append(found, tokens["id"].tobytes(), lengths)
-        self._account(ids, size)
+        self._account(raw, size)
         return True
 
-    def overlay(self, ids: bytes, places: Sequence[int], data: Buffer) -> bytes | None:
+    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
         self._check_open()
-        tokens = np.frombuffer(ids, _TOKENS).copy()
+        tokens = np.frombuffer(_raw(ids), _TOKENS).copy()
         if len(data) != PAGE * len(places) or np.any(tokens["length"] != PAGE) or self.cut != "pages":
             raise ValueError("only whole pages can be laid over others")
         self.boundary()
         view, lengths = memoryview(bytes(data)), [PAGE] * len(places)
         fresh = identify(self._desk.keyring.piece_key, view, lengths)
-        tokens["id"][places] = np.frombuffer(b"".join(fresh), f"V{ID_SIZE}")
-        stays = np.ones(len(tokens), bool)
-        stays[places] = False
-        found = np.empty(len(tokens), np.int64)
         with self._desk.lock:
-            found[stays] = self._desk.pieces.locate(tokens["id"][stays])
-            if np.any(found[stays] < 0):
+            found = self._desk.places(tokens, ids).copy()
+            found[places] = 0
+            if np.any(found < 0):
                 return None
+            tokens["id"][places] = np.frombuffer(b"".join(fresh), f"V{ID_SIZE}")
             found[places], full = self._place(view, lengths, fresh)
             self._append(found, tokens["id"].tobytes(), tokens["length"].astype(np.int64))
         for frame in full:
@@ -289,13 +293,17 @@ class StreamBuilder:
             self.checks.append(check_of(self._desk.keyring.piece_key, bytes(self._run)))
         self._run, self._run_bytes, self._at, self._next = bytearray(), 0, -1, -1
 
-    def _account(self, tokens: bytes, size: int) -> None:
+    def _account(self, tokens: Buffer, size: int) -> None:
         self._digest.update(tokens)
         if len(self._tokens) < _MOST_TOKENS:
             self._tokens += tokens
         self.size += size
         with self._desk.lock:
             self._desk.read += size
+
+
+def _raw(ids: bytes | Held) -> Buffer:
+    return ids.ids if isinstance(ids, Held) else ids
 
 
 def _tokens(ids: bytes, lengths: list[int]) -> bytes:

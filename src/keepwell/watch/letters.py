@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from keepwell.core.clock import iso
 from keepwell.core.units import show_size
-from keepwell.watch.seen import Seen
 from keepwell.watch.signs import span
-from keepwell.watch.state import Event
+
+if TYPE_CHECKING:
+    from keepwell.watch.seen import Seen
+    from keepwell.watch.state import Event
 
 Tone: TypeAlias = Literal["success", "warning", "failure", "over"]
 _MARKS = {"success": "✅", "warning": "⚠️", "failure": "🔴", "over": "✅"}

@@ -23,8 +23,6 @@ from keepwell.watch import gather, rules
 from keepwell.watch.book import Book, Pages, place
 from keepwell.watch.heartbeat import beat
 from keepwell.watch.notify import Delivery, deliver, failing, manner_of, post_events
-from keepwell.watch.outside import copies_of, copies_seen, wal_of, wal_seen
-from keepwell.watch.providers import providers_of, providers_seen
 from keepwell.watch.seen import Seen, StoreSeen
 from keepwell.watch.state import Alert, Event, Silence, advance
 
@@ -137,6 +135,10 @@ class Watcher:
             return Look(seen, turn.alerts, tuple(turn.events), silences=tuple(pages.silences(seen.now)))
 
     def _see(self, context: Context, now: dt.datetime, *, write: bool, steady: bool) -> Seen:
+        # Here, since they take a tenth of a second, and a glance needs neither.
+        from keepwell.watch.outside import copies_of, copies_seen, wal_of, wal_seen
+        from keepwell.watch.providers import providers_of, providers_seen
+
         store: Store | None = None
         try:
             vault = self._open()

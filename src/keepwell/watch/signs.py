@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import TYPE_CHECKING
 
 from keepwell.core.units import show_duration
 from keepwell.policy.schedule import next_due, previous_due
-from keepwell.watch.seen import EnvironmentSeen
+
+if TYPE_CHECKING:
+    from keepwell.watch.seen import EnvironmentSeen
 
 SETTLE = dt.timedelta(hours=1)
 """After a trouble is over, what was a part of it has so long to mend before anybody is told of it."""

@@ -11,11 +11,13 @@ import datetime as dt
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from keepwell.core.clock import from_iso, iso
-from keepwell.watch.seen import Severity, Symptom
 from keepwell.watch.signs import SETTLE
+
+if TYPE_CHECKING:
+    from keepwell.watch.seen import Severity, Symptom
 
 Stage: TypeAlias = Literal["pending", "held", "open", "over"]
 Kind: TypeAlias = Literal["opened", "worse", "reminder", "escalated", "over"]

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from keepwell.core.errors import SourceError
-from keepwell.core.streams import Context, MemoryStreams
+from keepwell.core.streams import Context, Held, MemoryStreams
 from keepwell.sources import physical
 from keepwell.sources.base import RestoreRequest
 from keepwell.sources.physical import Target, restore, spread
@@ -323,7 +323,7 @@ def test_the_backup_before_may_go_and_the_next_goes_on(own, own_folder):
 class Scattered(Counting):
     """Says of every file that it lies scattered."""
 
-    def spread(self, ids):
+    def spread(self, held):
         return 9.0
 
 
@@ -402,8 +402,8 @@ def test_pages_that_go_away_during_the_backup_fail_it(own, own_folder):
     capture(own, cache=own_folder / "cache")
 
     class Losing(MemoryStreams):
-        def holds(self, ids):
-            return True
+        def find(self, ids):
+            return Held(memoryview(ids), memoryview(bytes(len(ids) // 20 * 8)))
 
     with pytest.raises(SourceError, match="went away"):
         physical.capture(physical.Spec(own.url(), read_from="server"), Losing(), remembering(own_folder))
@@ -425,8 +425,10 @@ class Digests(MemoryStreams):
         self.pages = _Pages(self.known)
         return self.pages
 
-    def holds(self, ids):
-        return all(ids[at : at + 16] in self.known for at in range(0, len(ids), 20))
+    def find(self, ids):
+        if not all(bytes(ids[at : at + 16]) in self.known for at in range(0, len(ids), 20)):
+            return None
+        return Held(memoryview(ids), memoryview(bytes(len(ids) // 20 * 8)))
 
 
 class _Pages:
@@ -451,12 +453,14 @@ class _Pages:
         return found
 
     def reuse(self, ids, size):
+        ids = bytes(ids.ids) if isinstance(ids, Held) else ids
         self.ids += [ids[at : at + 16] for at in range(0, len(ids), 20)]
         self.position += size
         self.since = len(self.ids)
         return True
 
     def overlay(self, ids, places, data):
+        ids = bytes(ids.ids)
         tokens = [ids[at : at + 20] for at in range(0, len(ids), 20)]
         for n, place in enumerate(places):
             tokens[place] = digest(bytes(data[8192 * n : 8192 * (n + 1)])) + (8192).to_bytes(4, "little")

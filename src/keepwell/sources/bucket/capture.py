@@ -126,7 +126,7 @@ class _Capture:
     def begin(self, state: ObjectState, pool: ThreadPoolExecutor) -> _Task:
         task = _Task(state)
         known = self.memory.find(state)
-        if known is not None and (not known.entry.size or self.sink.holds(known.ids)):
+        if known is not None and (not known.entry.size or self.sink.find(known.ids) is not None):
             task.known = known
         elif state.size <= _SMALL:
 

@@ -10,7 +10,19 @@ from collections.abc import Iterator
 from typing import IO, Any, NoReturn
 
 from keepwell.core.errors import Interrupted, SourceError, UsageError
-from keepwell.core.streams import Buffer, Context, Cut, Discard, Facts, Finding, Streams, StreamWriter, in_order
+from keepwell.core.streams import (
+    Buffer,
+    Context,
+    Cut,
+    Discard,
+    Facts,
+    Finding,
+    Held,
+    Put,
+    Streams,
+    StreamWriter,
+    in_order,
+)
 from keepwell.core.workfolder import WorkFolder
 from keepwell.sources.files.attributes import group_id, holds_xattrs, user_id
 from keepwell.sources.files.capture import capture
@@ -195,13 +207,13 @@ class _TreeOnly:
         while block := self._file.read(1 << 20):
             yield block
 
-    def scatter(self, name: str) -> Iterator[tuple[int, Buffer]]:
-        return in_order(self, name)
+    def scatter(self, name: str, put: Put) -> None:
+        in_order(self, name, put)
 
-    def holds(self, ids: bytes) -> bool:
-        return False
+    def find(self, ids: Buffer) -> Held | None:
+        return None
 
-    def spread(self, ids: bytes) -> float:
+    def spread(self, held: Held) -> float:
         return 1.0
 
 

@@ -41,7 +41,8 @@ def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
         cached = memory.file_of(context.cache, spec.shown) if context.cache else None
         old = memory.load(cached) if cached else None
         run = _Capture(repository, found, sink.stream(OBJECTS), work, context)
-        now = run.run(old if old and old.format == repository.format and sink.holds(old.pieces) else None)
+        usable = old is not None and old.format == repository.format and sink.find(old.pieces) is not None
+        now = run.run(old if usable else None)
         head = sink.stream(HEAD)
         head.write(head_of(found, repository.format, len(now.known)))
         head.close()

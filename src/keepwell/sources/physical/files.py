@@ -9,12 +9,12 @@ from collections.abc import Collection
 import numpy as np
 
 from keepwell.core.errors import SourceError
-from keepwell.core.streams import Buffer
+from keepwell.core.streams import Buffer, Held
 from keepwell.sources.physical.checksums import Verifier
 from keepwell.sources.physical.entries import CONTENT, PAGES, Entry
 from keepwell.sources.physical.incremental import PREFIX, Blocks, HeaderReader, runs
 from keepwell.sources.physical.lanes import PAGE, ContentLane, PagesLane
-from keepwell.sources.physical.previous import TOKEN, Previous
+from keepwell.sources.physical.previous import Previous
 from keepwell.sources.physical.tarstream import Header, TarReader
 
 RELATION = r"(?:base/\d+|global|pg_tblspc/\d+/PG_[^/]+/\d+)/\d+(?:_(?:fsm|vm|init))?(?:\.\d+)?"
@@ -107,16 +107,16 @@ class Files:
         self.open(path, mode, len(data))
         self.write(memoryview(data))
 
-    def known(self, path: str, mode: int, tokens: memoryview) -> None:
-        """A relation file whose every page is as it was in the last backup: 20 bytes a page."""
+    def known(self, path: str, mode: int, pages: Held) -> None:
+        """A relation file whose every page is as it was in the last backup."""
         self._end_file()
         self._pages.anew(False)
-        at, pages = self._pages.position, len(tokens) // TOKEN
-        if pages:
-            self._pages.reuse(tokens)
-        self._pages.end(path, pages)
-        self.entries.append(Entry(path, "file", mode, pages * PAGE, PAGES if pages else "", at))
-        self.bytes += pages * PAGE
+        at, size = self._pages.position, len(pages) * PAGE
+        if size:
+            self._pages.reuse(pages)
+        self._pages.end(path, len(pages))
+        self.entries.append(Entry(path, "file", mode, size, PAGES if size else "", at))
+        self.bytes += size
 
     def close(self) -> None:
         self._end_archive()
@@ -236,7 +236,7 @@ class _Changed:
         self,
         path: str,
         header: Header,
-        old: memoryview,
+        old: Held,
         lane: PagesLane,
         verifier: Verifier | None,
         damaged: list[int],
@@ -280,13 +280,11 @@ class _Changed:
         self._used += count
         del self._fresh[: count * PAGE]
         following = int(blocks.numbers[self._used]) if self._used < len(blocks.numbers) else blocks.length
-        start, known = self._done, max(self._done, min(following, len(self._old) // TOKEN))
+        start, known = self._done, max(self._done, min(following, len(self._old)))
         inside = int(np.searchsorted(numbers, known))
         if known > start:
             there = numbers[:inside]
-            self._lane.overlay(
-                self._old[TOKEN * start : TOKEN * known], (there - start).tolist(), data[: inside * PAGE]
-            )
+            self._lane.overlay(self._old.part(start, known), (there - start).tolist(), data[: inside * PAGE])
             kept = {block for block in self._damaged if start <= block < known} - set(there.tolist())
             self.still_damaged += sorted(kept)
         at = known

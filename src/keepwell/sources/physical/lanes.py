@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from keepwell.core.errors import SourceError
-from keepwell.core.streams import Buffer, StreamWriter
+from keepwell.core.streams import Buffer, Held, StreamWriter, held_together
 from keepwell.sources.physical.previous import TOKEN
 
 PAGE = 8192
@@ -24,6 +24,7 @@ class PagesLane:
         self._writer, self._keep = writer, keep
         self._anew = False
         self._tokens = bytearray()
+        self._known: list[Held] = []
         self._files: list[tuple[str, int]] = []
         self._taken = 0
 
@@ -35,6 +36,8 @@ class PagesLane:
             self._anew = on
 
     def write(self, data: Buffer) -> None:
+        if self._known:
+            self._reuse()
         self._writer.write(data)
         self.position += len(data)
 
@@ -44,25 +47,22 @@ class PagesLane:
             self.write(memoryview(_ZEROS)[: some * PAGE])
             pages -= some
 
-    def reuse(self, tokens: memoryview) -> None:
-        """Pages that the vault has. Raises SourceError where it lost them since it was asked."""
-        self._take()
-        size = len(tokens) // TOKEN * PAGE
-        if not self._writer.reuse(bytes(tokens), size):
-            raise _gone()
-        self._writer.boundary()
-        self._tokens += tokens
-        self.position += size
+    def reuse(self, pages: Held) -> None:
+        """Pages that the vault has; those of many small files together. Raises SourceError where it lost them since it was asked."""
+        if not self._known:
+            self._take()
+        self._known.append(pages)
+        self.position += len(pages) * PAGE
 
-    def overlay(self, tokens: memoryview, places: Sequence[int], data: Buffer) -> None:
+    def overlay(self, pages: Held, places: Sequence[int], data: Buffer) -> None:
         """The same, with new pages at some places among them."""
         self._take()
-        laid = self._writer.overlay(bytes(tokens), places, data)
+        laid = self._writer.overlay(pages, places, data)
         if laid is None:
             raise _gone()
         self._writer.boundary()
         self._tokens += laid
-        self.position += len(tokens) // TOKEN * PAGE
+        self.position += len(pages) * PAGE
 
     def end(self, path: str, pages: int) -> None:
         """All pages of the file have come."""
@@ -87,7 +87,16 @@ class PagesLane:
         self._files, self._tokens = [], bytearray()
 
     def _take(self) -> None:
+        if self._known:
+            self._reuse()
         self._tokens += self._writer.take_ids()
+
+    def _reuse(self) -> None:
+        known, self._known = held_together(self._known), []
+        if not self._writer.reuse(known, len(known) * PAGE):
+            raise _gone()
+        self._writer.boundary()
+        self._tokens += known.ids
 
 
 def _gone() -> SourceError:

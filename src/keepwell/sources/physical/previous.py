@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from keepwell.core.streams import Sink
+from keepwell.core.streams import Held, Sink
 
 PAGE = 8192
 TOKEN = 20
@@ -58,6 +58,7 @@ class Previous:
     _stamps: dict[str, list[int]]
     _files: dict[str, tuple[int, int]]
     _tokens: memoryview
+    _held: Held | None = None
 
     @classmethod
     def load(cls, path: Path | None, system: str) -> Previous | None:
@@ -92,29 +93,41 @@ class Previous:
 
     @property
     def size(self) -> int:
-        """Bytes of all pieces, 20 a page."""
-        return len(self._tokens)
+        """Pages of all files."""
+        return len(self._tokens) // TOKEN
 
-    def files(self) -> Iterator[tuple[str, memoryview]]:
-        """Every relation file and its pieces."""
+    def files(self) -> Iterator[tuple[str, Held]]:
+        """Every relation file and its pages, one piece each. Only of a backup that `is_held`, as below."""
         for path, (at, pages) in self._files.items():
-            yield path, self._tokens[at : at + TOKEN * pages]
+            yield path, self._part(at, pages)
 
-    def pages(self, path: str) -> memoryview | None:
-        """The pieces of a file, 20 bytes a page; None where it had no such file."""
+    def pages(self, path: str) -> Held | None:
+        """Those of a file; None where it had no such file."""
         found = self._files.get(path)
-        return None if found is None else self._tokens[found[0] : found[0] + TOKEN * found[1]]
+        return None if found is None else self._part(*found)
 
-    def unchanged(self, path: str, stamp: Stamp) -> memoryview | None:
+    def _part(self, at: int, pages: int) -> Held:
+        if self._held is None:
+            raise ValueError("nobody asked whether the vault has these pages")
+        return self._held.part(at // TOKEN, at // TOKEN + pages)
+
+    def unchanged(self, path: str, stamp: Stamp) -> Held | None:
         """The pieces of a file that is as it was, and whole; None where that is not known."""
         was, found = self._stamps.get(path), self.pages(path)
         if was is None or found is None or path in self.damaged or Stamp(*was) != stamp:
             return None
-        return found if len(found) * PAGE == stamp.size * TOKEN else None
+        return found if len(found) * PAGE == stamp.size else None
 
     def is_held(self, sink: Sink) -> bool:
         """Whether the vault still has every page."""
-        return all(sink.holds(bytes(self._tokens[at : at + _AT_ONCE])) for at in range(0, len(self._tokens), _AT_ONCE))
+        places = bytearray()
+        for at in range(0, len(self._tokens), _AT_ONCE):
+            found = sink.find(self._tokens[at : at + _AT_ONCE])
+            if found is None:
+                return False
+            places += found.places
+        self._held = Held(self._tokens, memoryview(places))
+        return True
 
 
 class Recorder:

@@ -115,7 +115,7 @@ class _Work:
             try:
                 made = {entry.path: maker.submit(self._make, entry) for entry in self.layout.in_order()}
 
-                def local(path: str) -> Path:
+                def local(path: str) -> str:
                     made[path].result()
                     return self._path(path)
 
@@ -144,8 +144,9 @@ class _Work:
             self._undo(new, absent)
             raise
 
-    def _path(self, path: str) -> Path:
-        return self.root / (_LATE if path == CONTROL else path)
+    def _path(self, path: str) -> str:
+        """As a text: there are as many of them as files, and more."""
+        return f"{self.root}/{_LATE if path == CONTROL else path}"
 
     def _prepare(self) -> None:
         """Directories and links; the last moment at which nothing has been changed is before."""
@@ -261,7 +262,7 @@ class _Work:
         folders = {self.root / path for path in self.layout.folders} | {self.root, *self.places.values()}
         folders |= {self.root / path for path in ALWAYS}
         # Those with content were made durable when they were written.
-        files = {self._path(path) for path, entry in self.layout.files.items() if not entry.size} | self.put
+        files = {Path(self._path(path)) for path, entry in self.layout.files.items() if not entry.size} | self.put
         with ThreadPoolExecutor(max(4, self.context.jobs), "sync") as pool:
             for _ in pool.map(_fsync, [path for path in sorted(files) if path.exists()]):
                 pass
@@ -298,7 +299,7 @@ class _Work:
 
 
 def _local(root: Path) -> scatter.Local:
-    return lambda path: root / path
+    return lambda path: f"{root}/{path}"
 
 
 def _walk(root: Path) -> Iterator[tuple[str, int]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from keepwell.core import buffers, pastcache
 from keepwell.core.errors import Damaged, Interrupted, SourceError
@@ -17,10 +16,7 @@ from keepwell.sources.physical.layout import Layout
 PAGE = 8192
 _DIRECT_FROM = 128 << 10
 """Small writes wait for the disk one by one: those are quicker through the cache."""
-_BATCH = 2 << 20
-_WRITERS = 3
-"""Enough that the disk always has something to do; those that write past the page cache take hardly any processor."""
-Local = Callable[[str], Path]
+Local = Callable[[str], str]
 
 
 class Scatter:
@@ -42,42 +38,25 @@ class Scatter:
 
     def run(self, streams: Streams, task: str) -> None:
         """Raises Damaged, SourceError, Interrupted, and what the store raises."""
-        there = set(streams.names())
-        room = threading.Semaphore(_WRITERS * 2)
-        failed: list[BaseException] = []
+        for name in (PAGES, CONTENT):
+            if name in streams.names():
+                streams.scatter(name, functools.partial(self._write, name, task))
+        lacking = [path for path, left in self._left.items() if left]
+        if lacking:
+            raise Damaged(f"the backup did not give all bytes of {lacking[0]}")
 
-        def done(future: Future[None]) -> None:
-            room.release()
-            if error := future.exception():
-                failed.append(error)
-
-        with ThreadPoolExecutor(_WRITERS, "write") as pool:
-            for name in (PAGES, CONTENT):
-                given = 0
-                for parts in _batches(streams.scatter(name) if name in there else ()):
-                    if self._context.cancelled():
-                        raise Interrupted("the restore was interrupted", hint="Start it again.")
-                    room.acquire()
-                    if failed:
-                        room.release()
-                        raise failed[0]
-                    pool.submit(self._write, name, parts).add_done_callback(done)
-                    size = sum(len(part) for _, part in parts)
-                    given += size
-                    self._context.progress.advance(task, size)
-                if name in there and given != streams.size(name):
-                    raise Damaged(f"the stream {name} gave {given} of its {streams.size(name)} bytes")
-        if failed:
-            raise failed[0]
-
-    def _write(self, stream: str, parts: list[tuple[int, Buffer]]) -> None:
-        written = 0
+    def _write(self, stream: str, task: str, parts: list[tuple[int, Buffer]]) -> None:
+        if self._context.cancelled():
+            raise Interrupted("the restore was interrupted", hint="Start it again.")
+        written = given = 0
         for at, data in _joined(parts):
             view = memoryview(data)
+            given += len(view)
             for entry, offset, start, count in self._layout.parts(stream, at, len(view)):
                 written += self._fill(entry, offset, view[start : start + count])
         with self._lock:
             self.written += written
+        self._context.progress.advance(task, given)
 
     def _fill(self, entry: Entry, offset: int, data: memoryview) -> int:
         path = self._local(entry.path)
@@ -100,7 +79,7 @@ class Scatter:
             ) from error
         return written
 
-    def _fill_directly(self, entry: Entry, path: Path, offset: int, data: memoryview) -> int | None:
+    def _fill_directly(self, entry: Entry, path: str, offset: int, data: memoryview) -> int | None:
         """Bytes written; None where the file system cannot do it, or the data are no whole pages."""
         if offset % PAGE or len(data) % PAGE:
             return None
@@ -149,26 +128,13 @@ class Scatter:
         return _differing(data, there.ljust(len(data), b"\0"))
 
 
-def _batches(parts: Iterable[tuple[int, Buffer]]) -> Iterator[list[tuple[int, Buffer]]]:
-    """Several together: after many backups one frame holds pieces of many places, and each piece by itself would be too little."""
-    batch: list[tuple[int, Buffer]] = []
-    size = 0
-    for at, part in parts:
-        batch.append((at, part))
-        size += len(part)
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 def _joined(parts: list[tuple[int, Buffer]]) -> Iterator[tuple[int, Buffer]]:
-    """In the order of their places; those that follow each other as one, good until the next is asked for."""
+    """In the order of their places; small ones that follow each other as one, good until the next is asked for."""
     parts.sort(key=lambda part: part[0])
     first = 0
     for index, (at, part) in enumerate(parts):
-        if index + 1 == len(parts) or parts[index + 1][0] != at + len(part):
+        following = parts[index + 1] if index + 1 < len(parts) else (-1, b"")
+        if following[0] != at + len(part) or len(part) >= _DIRECT_FROM or len(following[1]) >= _DIRECT_FROM:
             run = parts[first : index + 1]
             yield run[0][0], run[0][1] if len(run) == 1 else buffers.gathered([data for _, data in run])
             first = index + 1
@@ -184,6 +150,9 @@ def _differing(data: memoryview, there: bytes | None) -> Iterator[tuple[int, int
         if there is None:
             # Nearly every page begins with its place in the log, and need not be looked at any further.
             changed = new[:, 0] != 0
+            if changed.all():
+                yield 0, len(data)
+                return
             changed[~changed] = new[~changed].any(axis=1)
         else:
             changed = (new != np.frombuffer(there[:whole], np.uint64).reshape(-1, PAGE // 8)).any(axis=1)
@@ -223,14 +192,14 @@ def compare(layout: Layout, local: Local, streams: Streams, context: Context, ta
             context.progress.advance(task, len(view))
     for path, entry in layout.files.items():
         try:
-            size = local(path).lstat().st_size
+            size = os.lstat(local(path)).st_size
         except OSError:
             size = -1
         if size != entry.size and path not in wrong:
             yield path, "is missing" if size < 0 else f"has {size} bytes; {entry.size} were backed up"
 
 
-def _problem(path: Path, offset: int, data: memoryview) -> str | None:
+def _problem(path: str, offset: int, data: memoryview) -> str | None:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

@@ -6,7 +6,7 @@ Each backup of changes puts new pages among those of older ones. A restore decod
 from __future__ import annotations
 
 from keepwell.core.streams import Sink
-from keepwell.sources.physical.previous import PAGE, TOKEN, Previous
+from keepwell.sources.physical.previous import PAGE, Previous
 
 MOST = 3.0
 """Bytes to decode for each byte of a file: from here on its restore takes twice as long as it could (docs/why/speed.md)."""
@@ -18,10 +18,10 @@ _SHARE = 8
 
 def scattered(previous: Previous, sink: Sink) -> list[str]:
     """Paths, the worst first; no more than one backup should bear."""
-    files = [(path, tokens) for path, tokens in previous.files() if len(tokens) >= _LEAST * TOKEN]
-    spread = {path: sink.spread(bytes(tokens)) for path, tokens in files}
+    files = [(path, pages) for path, pages in previous.files() if len(pages) >= _LEAST]
+    spread = {path: sink.spread(pages) for path, pages in files}
     worst = sorted((path for path in spread if spread[path] > MOST), key=lambda path: -spread[path])
-    sizes = {path: len(tokens) for path, tokens in files}
+    sizes = {path: len(pages) for path, pages in files}
     room, chosen = previous.size // _SHARE, list[str]()
     for path in worst:
         if not chosen or sizes[path] <= room:

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from keepwell.core.errors import Damaged, Interrupted, SourceError, UsageError
 from keepwell.core.newfile import beside, new_file, publish, refuse_existing
-from keepwell.core.streams import Context, Facts, Streams
+from keepwell.core.streams import Buffer, Context, Facts, Streams
 from keepwell.sources.base import RestoreReport, RestoreRequest
 from keepwell.sources.sqlite.capture import STREAM
 from keepwell.sources.sqlite.dump import write_sql
@@ -85,12 +85,16 @@ def fetch(facts: Facts, streams: Streams, into: Path, context: Context) -> None:
     context.progress.begin(task, facts["size"])
     try:
         with into.open("x+b", buffering=0) as file:
-            for place, block in streams.scatter(STREAM):
+
+            def put(parts: list[tuple[int, Buffer]]) -> None:
                 _stop_if_cancelled(context)
-                done = 0
-                while done < len(block):
-                    done += os.pwrite(file.fileno(), memoryview(block)[done:], place + done)
-                context.progress.advance(task, len(block))
+                for place, block in parts:
+                    done = 0
+                    while done < len(block):
+                        done += os.pwrite(file.fileno(), memoryview(block)[done:], place + done)
+                context.progress.advance(task, sum(len(block) for _, block in parts))
+
+            streams.scatter(STREAM, put)
             while block := file.read(_BLOCK):
                 hasher.update(block)
                 size += len(block)
