@@ -21,7 +21,7 @@ import report
 from contenders import PEERS, REPOSITORY, Contender, fresh_home
 from keepwell.core.units import show_size, size
 from keepwell.demo import sample
-from keepwell_commands import CONTENDER, HELP, LIST, PREPARE_SMALL, many_backups
+from keepwell_commands import CONTENDER, HELP, LIST, PREPARE_SMALL, many_backups, prepare
 from measure import run, size_of
 from server import Server, throwaway
 
@@ -33,6 +33,7 @@ MEMORY_LIMIT = 300_000_000
 
 def main() -> None:
     asked = arguments()
+    prepare()
     everybody = [*PEERS, CONTENDER]
     names = asked.only or [c.name for c in (PEERS if asked.peers_only else everybody)]
     contenders = [contender for contender in everybody if contender.name in names]

@@ -23,7 +23,7 @@ from statistics import median
 import report
 from contenders import REPOSITORY
 from keepwell.core.units import show_size
-from keepwell_commands import KEEPWELL
+from keepwell_commands import KEEPWELL, prepare
 from measure import Measured, run, size_of
 from server import Server, throwaway
 
@@ -86,6 +86,7 @@ def main() -> None:
     wanted = parser.parse_args()
     if not shutil.which("pgbackrest"):
         raise SystemExit("pgbackrest is missing: apt-get install pgbackrest")
+    prepare()
     work = CACHE / "wal-push"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -358,12 +358,28 @@ def test_damaged_pages_are_named_by_file_and_block_and_those_that_the_log_mends_
         [
             ("base/5/1", "file", good_page(0) + bytes(spoilt) + bytes(later) + bytes(PAGE)),
             ("base/5/1.1", "file", good_page(segment) + bytes(in_second)),
-            ("base/5/2", "file", good_page(0) * 200),  # more than is looked at at a time: all but the first are wrong
+            ("base/5/2", "file", good_page(0) * 200),  # all but the first are wrong
         ],
         verifier=verifier,
         cuts=range(0, 1 << 21, 30_011),
     )
     assert verifier.found == [("base/5/1", 1), ("base/5/1.1", 1), *(("base/5/2", n) for n in range(1, 200))]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.sets(st.integers(0, 11)), st.integers(1, 12 * PAGE)), max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_damaged_pages_are_the_same_however_their_files_come(files):
+    """Each file: pages, which of them are damaged, and how many bytes come at once."""
+    verifier, expected = Verifier(start=100, segment=4), []
+    with mock.patch("keepwell.sources.physical.checksums._BATCH", 4 * PAGE):
+        for number, (pages, wrong, at_once) in enumerate(files):
+            data = b"".join(good_page(block + (block in wrong)) for block in range(pages))
+            expected += [(f"base/5/{number}", block) for block in sorted(wrong) if block < pages]
+            verifier.at(f"base/5/{number}", 0)
+            for at in range(0, len(data), at_once):
+                verifier.feed(data[at : at + at_once])
+        verifier.close()
+    assert verifier.found == expected
 
 
 # What is remembered of the last backup

@@ -94,7 +94,7 @@ class _Run:
 
         Raises SourceError, Interrupted.
         """
-        reason, only_files = 'read_from = "files"', self.spec.read_from == "files"
+        reason, only_files = "", self.spec.read_from == "files"
         if not only_files:
             previous, reason = _previous(self.about, identity, self.spec, self.sink, last)
             if previous is not None:
@@ -107,9 +107,15 @@ class _Run:
             usable = (
                 place is not None and last is not None and last.started == place.started and last.is_held(self.sink)
             )
-            # A server that will tell the next time what changed is as fast to read from, and gives the manifest for it.
-            if place is not None and (usable or only_files or not self.about["summarize_wal"]):
-                return self.take_files(path, place, last if usable else None, identity)
+            if place is not None:
+                found, files, recorder, method = self.take_files(path, place, last if usable else None, identity)
+                # That 17 and newer could tell what changed, and why this one did not, is to be known later, too.
+                return (
+                    found,
+                    files,
+                    recorder,
+                    f"{method}; {reason}" if self.about["summarize_wal"] and reason else method,
+                )
             if only_files:
                 raise SourceError(
                     f"the files of {self.address.place} cannot be read here: {why}",

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from keepwell.core.streams import Buffer
 
 PAGE = 8192
-_BATCH = 1 << 20
+_BATCH = 4 << 20
+"""Bytes looked at together: fewer, and what Python does for each step counts as much as the step (1 MiB: 1.9 GB/s, 4 MiB: 5)."""
 _PRIME = np.uint32(16777619)
 _OFFSETS = np.array(
     [
@@ -29,12 +30,15 @@ _SEGMENT = re.compile(r"\.(\d+)$")
 
 def checksums(data: Buffer, blocks: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
     """Of whole pages, which are these blocks of their relation: what their headers should say."""
-    words = np.frombuffer(data, "<u4").reshape(-1, PAGE // 128, 32).copy()
-    words[:, 0, 2] &= 0xFFFF0000  # the checksum itself counts as zero
-    sums = np.broadcast_to(_OFFSETS, (len(words), 32)).copy()
-    for part in (*np.moveaxis(words, 1, 0), 0, 0):
-        sums ^= np.uint32(part) if isinstance(part, int) else part
-        high = sums >> np.uint32(17)
+    words = np.frombuffer(data, "<u4").reshape(-1, PAGE // 128, 32)
+    first = words[:, 0].copy()
+    first[:, 2] &= 0xFFFF0000  # the checksum itself counts as zero
+    sums = np.broadcast_to(_OFFSETS, first.shape).copy()
+    high = np.empty_like(sums)
+    for part in (first, *np.moveaxis(words, 1, 0)[1:], None, None):
+        if part is not None:
+            sums ^= part
+        np.right_shift(sums, np.uint32(17), out=high)
         sums *= _PRIME
         sums ^= high
     folded = np.bitwise_xor.reduce(sums, axis=1) ^ blocks
@@ -84,22 +88,30 @@ class Verifier:
         self._marks.append((len(self._waiting) // PAGE, path, block))
 
     def feed(self, data: Buffer) -> None:
+        if len(data) >= _BATCH and len(data) % PAGE == 0 and len(self._waiting) % PAGE == 0:
+            self._look(self._waiting)
+            self._waiting = bytearray()
+            self._look(data)  # as it lies: a copy would cost as much as the look
+            return
         self._waiting += data
         if len(self._waiting) >= _BATCH:
-            self._look()
+            self._look(self._waiting)
+            self._waiting = self._waiting[len(self._waiting) // PAGE * PAGE :]
 
     def close(self) -> None:
-        self._look()
+        self._look(self._waiting)
 
-    def _look(self) -> None:
-        pages = len(self._waiting) // PAGE
+    def _look(self, data: Buffer) -> None:
+        """At the whole pages of it, which are those from the last marks on."""
+        pages = len(data) // PAGE
+        if not pages:
+            return
         blocks = np.zeros(pages, np.uint32)
         for (first, path, block), end in zip(self._marks, [*(m[0] for m in self._marks[1:]), pages], strict=True):
             blocks[first:end] = np.arange(block, block + end - first, dtype=np.uint32) + _number(path, self._segment)
-        for page in damaged(memoryview(self._waiting)[: pages * PAGE], blocks, self._start).tolist():
+        for page in damaged(memoryview(data)[: pages * PAGE], blocks, self._start).tolist():
             first, path, block = next(mark for mark in reversed(self._marks) if mark[0] <= page)
             self.found.append((path, block + page - first))
         if self._marks:
             first, path, block = self._marks[-1]
             self._marks = [(0, path, block + pages - first)]
-        self._waiting = self._waiting[pages * PAGE :]

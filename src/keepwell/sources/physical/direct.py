@@ -30,7 +30,7 @@ from keepwell.sources.physical.replication import Identity
 from keepwell.sources.physical.spec import Spec
 from keepwell.sources.postgres.connection import Address, Connection, connected
 
-_AT_ONCE = 1 << 20
+_AT_ONCE = 4 << 20
 _PATIENT = "-c statement_timeout=0 -c idle_session_timeout=0 -c lock_timeout=0"
 """The session has to last as long as the backup."""
 _START, _START_14 = (
