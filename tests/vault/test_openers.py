@@ -11,10 +11,9 @@ from vaultkit import HOUR, START, back_up, begin, commit, new_store, noise, open
 
 from keepwell.core.errors import Damaged
 from keepwell.vault import openers, reader
-from keepwell.vault.cutter import PAGE
 from keepwell.vault.frame import compress, seal_frame
 from keepwell.vault.openers import Openers
-from keepwell.vault.piece import check_of, identify
+from keepwell.vault.piece import PAGE, check_of, identify
 
 VAULT, BIRTH, KEY, PIECES = b"v" * 16, b"b" * 16, b"k" * 32, b"p" * 32
 
@@ -42,7 +41,7 @@ def ready(pool):
     """Waits until every process has said so: the pipe is there to be waited for."""
     for process in pool._processes:
         while not process.is_ready():
-            assert not process._over
+            assert not process.is_over
             threading.Event().wait(0.01)
     return pool
 

@@ -28,8 +28,9 @@ from vaultkit import (
 
 from keepwell.core.errors import Damaged, UsageError
 from keepwell.vault import index, writer
-from keepwell.vault.cutter import LEAST, MOST, PAGE, cutter
+from keepwell.vault.cutter import LEAST, MOST, cutter
 from keepwell.vault.index import PieceTable
+from keepwell.vault.piece import PAGE
 
 RING = keyring()
 

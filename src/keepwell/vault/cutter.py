@@ -8,8 +8,8 @@ import pyfastcdc
 
 from keepwell.core.streams import Buffer, Cut
 from keepwell.keys.keyring import Keyring
+from keepwell.vault.piece import PAGE
 
-PAGE = 8192
 AVERAGE, LEAST, MOST = 16384, 4096, 65536
 
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keepwell.core.errors import Damaged
 from keepwell.vault.frame import open_frame, starts
+from keepwell.vault.helper import READY
 from keepwell.vault.piece import check_of, identify
 
 BEGIN = struct.Struct("<QI16s32s")
@@ -27,7 +28,7 @@ of its pack, and that pack's key. Behind it the runs that are wanted."""
 RUN = struct.Struct("<IIIQ")
 """First piece, pieces, bytes, check, as in an extent."""
 COUNT = struct.Struct("<I")
-READY, DONE, REFUSED = b"r", b"d", b"n"
+DONE, REFUSED = b"d", b"n"
 """A refusal gives no reason: who asked opens the frame himself then, and finds it."""
 
 

@@ -7,6 +7,8 @@ from itertools import accumulate
 import blake3
 
 ID_SIZE = 16
+PAGE = 8192
+"""Streams that are cut in pages have pieces of this size."""
 
 
 def identify(key: bytes, view: memoryview, lengths: list[int]) -> list[bytes]:

@@ -27,6 +27,7 @@ from keepwell.vault.documents import sign
 from keepwell.vault.index import MOST_PIECES, FrameTable, PackEntry, PieceTable, encode_index
 from keepwell.vault.layout import PACK_SIZE, BackupId, new_id, pack_name
 from keepwell.vault.manifest import Extents, Manifest, StoredStream, encode
+from keepwell.vault.naming import Naming
 from keepwell.vault.packer import Packer
 from keepwell.vault.trash import read_trash
 from keepwell.vault.writer import Desk, StreamBuilder, as_columns
@@ -91,7 +92,8 @@ class Session:
         for entry in snapshot.entries:
             pieces.load(entry.ids, frames.load(entry))
         self._packer = Packer(keyring, store, frames, level=level, jobs=jobs, pack_size=pack_size)
-        self.desk = Desk(keyring, self._packer, pieces, frames, threading.Lock())
+        self._naming = Naming(keyring.piece_key, on=jobs > 1)
+        self.desk = Desk(keyring, self._packer, pieces, frames, self._naming, threading.Lock())
         self.desk.after_block = self._index_some
         self._known = {entry.pack: entry.size for entry in snapshot.entries}
         self._unindexed: list[PackEntry] = []
@@ -108,6 +110,7 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._packer.close()
+        self._naming.close()
 
     def sink(self, source: str) -> SourceSink:
         if source in self._sources:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from array import array
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -17,14 +18,17 @@ import numpy.typing as npt
 from keepwell.core.buffers import joined
 from keepwell.core.streams import Buffer, Cut, Held
 from keepwell.keys.keyring import Keyring
-from keepwell.vault.cutter import PAGE, cutter
+from keepwell.vault.cutter import cutter
 from keepwell.vault.frame import FRAME_SIZE, MOST_PIECES
 from keepwell.vault.index import FrameTable, PieceTable
+from keepwell.vault.naming import ROOM, Named, Naming
 from keepwell.vault.packer import Packer
-from keepwell.vault.piece import ID_SIZE, check_of, identify
+from keepwell.vault.piece import ID_SIZE, PAGE, check_of, identify
 
-_BLOCK = 1 << 20
+_BLOCK = ROOM
 """Bytes cut and looked up at a time: large enough that what Python does per block does not count."""
+_AHEAD = 2
+"""Blocks whose ids are being found out, while those before are looked up."""
 _TOKENS = np.dtype([("id", f"V{ID_SIZE}"), ("length", "<u4")])
 _MOST_TOKENS = 16 << 20
 """Bytes of tokens kept for `take_ids`: larger files are not worth a cache that large."""
@@ -38,6 +42,7 @@ class Desk:
     packer: Packer
     pieces: PieceTable
     frames: FrameTable
+    naming: Naming
     lock: threading.Lock
     read: int = 0
     """Bytes given by sources."""
@@ -87,6 +92,8 @@ class StreamBuilder:
         self._cutter = cutter(cut, desk.keyring)
         self._waiting: list[Buffer] = []
         self._waits = 0
+        self._named: deque[Named] = deque()
+        self._unnamed = 0
         self._frame: _Frame | None = None
         self._digest = blake3.blake3(key=desk.keyring.piece_key)
         self._tokens = bytearray()
@@ -98,10 +105,17 @@ class StreamBuilder:
 
     @property
     def position(self) -> int:
-        return self.size + self._waits
+        return self.size + self._unnamed + self._waits
 
     def write(self, data: Buffer) -> None:
         self._check_open()
+        view = memoryview(data)
+        while view:
+            some = view[: _BLOCK - self._waits]
+            self._write(some)
+            view = view[len(some) :]
+
+    def _write(self, data: memoryview) -> None:
         full = self._waits + len(data) >= _BLOCK
         # What is cut at once is copied only once, into the block.
         self._waiting.append(data if full else bytes(data))
@@ -184,21 +198,44 @@ class StreamBuilder:
         return self._digest.hexdigest()
 
     def _cut(self, *, final: bool) -> None:
-        if not self._waits:
-            return
-        view = joined(self._waiting)
-        lengths = self._cutter.cut(view, final=final)
-        cut = sum(lengths)
-        self._waiting = [bytes(view[cut:])] if cut < len(view) else []
-        self._waits = len(view) - cut
-        ids = identify(self._desk.keyring.piece_key, view, lengths)
+        """What waits, as far as it is known where its pieces end; `final`: all of it, and nothing is under way any more."""
+        if self._waits and not self._ask():
+            self._settle(0)
+            view = joined(self._waiting)
+            lengths = self._cutter.cut(view, final=final)
+            cut = sum(lengths)
+            self._waiting = [bytes(view[cut:])] if cut < len(view) else []
+            self._waits = len(view) - cut
+            self._take(view, lengths, identify(self._desk.keyring.piece_key, view, lengths))
+        self._settle(0 if final else _AHEAD)
+
+    def _ask(self) -> bool:
+        """Has the ids of pages found out elsewhere."""
+        if self.cut != "pages" or self._waits % PAGE:
+            return False
+        named = self._desk.naming.ask(self._waiting, self._waits)
+        if named is None:
+            return False
+        self._named.append(named)
+        self._unnamed += self._waits
+        self._waiting, self._waits = [], 0
+        return True
+
+    def _settle(self, most: int) -> None:
+        """Takes pages whose ids were found out, until no more than so many blocks are under way."""
+        while len(self._named) > most:
+            named = self._named.popleft()
+            self._unnamed -= len(named.pages)
+            self._take(named.pages, [PAGE] * (len(named.pages) // PAGE), self._desk.naming.ids(named))
+
+    def _take(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> None:
         whole = b"".join(ids)
         with self._desk.lock:
             locations, full = self._place(view, lengths, ids)
             self._append(np.array(locations, np.int64), whole, np.array(lengths, np.int64))
         for frame in full:
             self._submit(frame)
-        self._account(_tokens(whole, lengths), cut)
+        self._account(_tokens(whole, lengths), sum(lengths))
         self._desk.after_block()
 
     def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> tuple[list[int], list[_Frame]]:

@@ -79,6 +79,7 @@ class Verifier:
         """Path and block in the file of the pages that are damaged."""
         self._start, self._segment = start, segment
         self._waiting = bytearray()
+        self._near = np.empty(_BATCH, np.uint8)
         self._marks: list[tuple[int, str, int]] = []
         """From the waiting page of this number on: path, first block in the file."""
 
@@ -91,7 +92,11 @@ class Verifier:
         if len(data) >= _BATCH and len(data) % PAGE == 0 and len(self._waiting) % PAGE == 0:
             self._look(self._waiting)
             self._waiting = bytearray()
-            self._look(data)  # as it lies: a copy would cost as much as the look
+            # A copy, since it is read in steps of a page: that is slow where the bytes are not near, and copying brings them.
+            for at in range(0, len(data), _BATCH):
+                part = np.frombuffer(data, np.uint8)[at : at + _BATCH]
+                np.copyto(self._near[: len(part)], part)
+                self._look(self._near[: len(part)].data)
             return
         self._waiting += data
         if len(self._waiting) >= _BATCH:

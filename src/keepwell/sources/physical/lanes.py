@@ -9,7 +9,8 @@ from keepwell.core.streams import Buffer, Held, StreamWriter, held_together
 from keepwell.sources.physical.previous import TOKEN
 
 PAGE = 8192
-_TAKE = 4 << 20
+_TAKE = 64 << 20
+"""Bytes after which the pieces are asked for: the writer has to end what it has under way for that."""
 _SMALL = 64 << 10
 _ZEROS = bytes(64 * PAGE)
 
