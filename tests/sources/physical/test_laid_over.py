@@ -15,7 +15,7 @@ from keepwell.sources.physical import Target, restore, spread
 from keepwell.sources.physical.entries import CONTENT, PAGES, decode
 from support.captured import capture, differences, files_in, files_of
 from support.physical import base_backup
-from support.physical_load import LoggingServer, give_to_server, logging_server, open_folder
+from support.physical_load import LoggingServer, await_end_of_recovery, give_to_server, logging_server, open_folder
 
 pytestmark = pytest.mark.slow
 
@@ -378,6 +378,7 @@ def test_the_last_backup_of_another_place_is_not_taken_for_this_one(own, own_fol
     copy = own_folder / "copy"
     restore(*capture(own), Target(copy / "data"), RestoreRequest(), remembering(own_folder))
     with LoggingServer(own.programs, copy, settings={**own._settings}) as other:
+        await_end_of_recovery(other)
         facts, _ = capture(other, cache=own_folder / "cache", after=first)
     assert facts["method"].startswith("full: this machine knows of no")
 
