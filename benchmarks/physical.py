@@ -16,7 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -105,7 +105,7 @@ class Bench:
     """One server, and a folder for everyone's stores."""
 
     def __init__(self, server: Server, work: Path, results: report.Results, tag: str) -> None:
-        self.server, self.work, self.results, self.tag = server, work, results, tag
+        self.server, self.work, self.results, self.tag, self.round = server, work, results, tag, 0
         self.env = {
             **os.environ,
             "PATH": f"{server.programs}:{BARMAN}:{os.environ['PATH']}",
@@ -115,10 +115,16 @@ class Bench:
         }
 
     def home(self, name: str) -> Path:
-        home = self.work / f"{name}-{self.tag}".replace(" ", "-")
-        shutil.rmtree(home, ignore_errors=True)
+        """A folder for this round. It goes when all was measured: for a while after deletions ext4 makes new files slowly."""
+        home = self.work / f"{name}-{self.tag}-{self.round}".replace(" ", "-")
         home.mkdir(parents=True)
         return home
+
+    def rounds(self, count: int) -> Iterator[int]:
+        """Before each, the cluster is brought into the page cache: whoever is first does not read from the disk for all."""
+        for self.round in range(count):
+            subprocess.run(f"find '{self.server.data}' -type f -exec cat {{}} + > /dev/null", shell=True, check=True)
+            yield self.round
 
     def do(self, what: str, who: str, script: str, store: Path | Callable[[], int] | None = None) -> Measured:
         def size() -> int:
@@ -143,9 +149,10 @@ class Keepwell:
         compression: str = "",
         source: str = "",
         store: tuple[str, Callable[[], int]] | None = None,
+        home: str | None = None,
     ) -> None:
         self.bench, self.name = bench, name
-        self.home = bench.home(name)
+        self.home = bench.home(home or name)
         self.store: Path | Callable[[], int] = store[1] if store else self.home / "store"
         address = store[0] if store else f"file://{self.store}"
         policy = POLICY.format(store=address, compression=compression, source=source)
@@ -176,20 +183,26 @@ def main() -> None:
             results.facts[f"server {major}"] = server.version
             fill(server, asked, results, major)
             bench = Bench(server, work, results, f"PostgreSQL {major}")
-            (old if major < 17 else new)(bench, asked.cycles)
             if major < 17:
-                in_bucket(bench)
+                for number in bench.rounds(asked.rounds):
+                    old(bench, number)
+                for number in bench.rounds(asked.rounds):
+                    in_bucket(bench, number)
+            else:
+                new(bench, asked)
+        for folder in work.iterdir():
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
     results.facts["pgBackRest"] = said("pgbackrest", "version")
     results.facts["Barman"] = said(str(BARMAN / "barman"), "--version")
     results.facts["load average at the end"] = ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    text = document(results)
+    text = document(results, asked.rounds)
     asked.out.write_text(text)
     print(text)
     say(f"written to {asked.out}")
     shutil.rmtree(work)
 
 
-def old(bench: Bench, _: int) -> None:
+def old(bench: Bench, number: int) -> None:
     """15: pgBackRest from Debian, and pg_basebackup with its own Zstandard."""
     home = bench.home("pgbackrest")
     (home / "conf").write_text(
@@ -216,7 +229,7 @@ def old(bench: Bench, _: int) -> None:
     url = bench.env["DATABASE_URL"]
     script = f'pg_basebackup -d "{url}" -c fast -Ft -X fetch -Z client-zstd:3 -D {plain}/full'
     bench.do("full backup", "pg_basebackup", script, plain)
-    change(bench, 1)
+    change(bench, number)
     bench.do("backup after 1 % changed", "pgBackRest", f"{rest} backup --type=incr", repo)
     ours.backup("backup after 1 % changed")
     ours.backup("backup when nothing changed")
@@ -227,10 +240,7 @@ def old(bench: Bench, _: int) -> None:
         "pgBackRest",
         f"{rest} --pg1-path={target} --set={first_set(rest, bench)} restore --type=none",
     )
-    # Nothing is deleted before: for a while ext4 makes new files slowly then, and the next restore would pay for the last one.
     ours.restore("restore of the latest")
-    for folder in (home, plain, ours.home, same.home, over.home):
-        shutil.rmtree(folder)
 
 
 REPO_IN_BUCKET = """\
@@ -247,9 +257,9 @@ repo1-storage-port={port}
 repo1-storage-ca-file={certificate}"""
 
 
-def in_bucket(bench: Bench) -> None:
+def in_bucket(bench: Bench, number: int) -> None:
     """15: the same full backup into a bucket, and after a change."""
-    home = bench.home("pgbackrest")
+    home = bench.home("bucket")
     with s3.bucket(home) as bucket:
         bench.env |= bucket.env
         repo = REPO_IN_BUCKET.format(
@@ -269,17 +279,28 @@ def in_bucket(bench: Bench) -> None:
         run(f"{rest} stanza-create", bench.env, bench.work / "log")
         bench.do("full backup into a bucket", "pgBackRest", f"{rest} backup --type=full", bucket.size)
         options = f'options = {{ endpoint = "{bucket.endpoint}", region = "us-east-1" }}'
-        ours = Keepwell(bench, compression=options, store=(f"s3://{s3.NAME}/keepwell", bucket.size))
+        store = (f"s3://{s3.NAME}/keepwell", bucket.size)
+        ours = Keepwell(bench, compression=options, store=store, home="keepwell for the bucket")
         ours.backup("full backup into a bucket")
-        change(bench, 99)
+        change(bench, 100 + number)
         bench.do("backup into a bucket after 1 % changed", "pgBackRest", f"{rest} backup --type=incr", bucket.size)
         ours.backup("backup into a bucket after 1 % changed")
-        shutil.rmtree(ours.home)
-    shutil.rmtree(home)
 
 
-def new(bench: Bench, cycles: int) -> None:
+def new(bench: Bench, asked: argparse.Namespace) -> None:
     """18: incremental backups, pg_basebackup's and Barman's against ours, and a restore after many of them."""
+    barman = Barman(bench)
+    for number in bench.rounds(asked.rounds):
+        ours = incremental(bench, barman, number)
+    for day in range(asked.cycles):
+        change(bench, day + 100)
+        run(f"{ours.command} backup production --json", bench.env, bench.work / "log")
+    bench.results.facts[f"store after {asked.cycles} more backups"] = show_size(size_of(ours.store))
+    ours.restore(f"restore of the latest after {asked.cycles} backups")
+
+
+def incremental(bench: Bench, barman: Barman, number: int) -> Keepwell:
+    """One round of it."""
     url = bench.env["DATABASE_URL"]
     ours = Keepwell(bench)
     plain = bench.home("pg_basebackup")
@@ -293,25 +314,17 @@ def new(bench: Bench, cycles: int) -> None:
     bench.do("full backup", "pg_basebackup", basebackup("full", "--single-thread"), plain)
     bench.do("full backup", TWO_THREADS, basebackup("full-t2", "-T2"), plain)
     ours.backup("full backup")
-    barman = Barman(bench)
     barman.backup("full backup", "full")
     # For its own incremental backups pg_basebackup needs a full one with its manifest on disk.
     run(f'pg_basebackup -d "{url}" -c fast -Ft -X none -D {plain}/base', bench.env, bench.work / "log")
-    change(bench, 1)
+    change(bench, number)
     more = f"--incremental={plain}/base/backup_manifest"
     bench.do("backup after 1 % changed", "pg_basebackup", basebackup("changed", "--single-thread", more), plain)
     bench.do("backup after 1 % changed", TWO_THREADS, basebackup("changed-t2", "-T2", more), plain)
     ours.backup("backup after 1 % changed")
     barman.backup("backup after 1 % changed", "last")
     ours.backup("backup when nothing changed")
-    for day in range(cycles):
-        change(bench, day + 2)
-        bench.server.run("CHECKPOINT")
-        run(f"{ours.command} backup production --json", bench.env, bench.work / "log")
-    bench.results.facts[f"store after {cycles} more backups"] = show_size(size_of(ours.store))
-    ours.restore(f"restore of the latest after {cycles} backups")
-    for folder in (plain, barman.home, ours.home):
-        shutil.rmtree(folder)
+    return ours
 
 
 class Barman:
@@ -357,8 +370,6 @@ def fill(server: Server, asked: argparse.Namespace, results: report.Results, maj
         with psycopg.connect(server.url(name), autocommit=True) as connection:
             connection.execute("VACUUM (FREEZE, ANALYZE)")
     server.run("CHECKPOINT")
-    # Into the page cache, so that whoever is first does not read from the disk for all.
-    subprocess.run(f"find '{server.data}' -type f -exec cat {{}} + > /dev/null", shell=True, check=True)
     size = int(str(server.ask("postgres", "SELECT sum(pg_database_size(oid)) FROM pg_database")))
     results.facts[f"cluster {major}"] = show_size(size)
 
@@ -427,10 +438,10 @@ def goals(results: report.Results) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def document(results: report.Results) -> str:
+def document(results: report.Results, rounds: int) -> str:
     lines = ["# Results: physical backups", "", "Made by `benchmarks/physical.py`; do not edit.", ""]
     lines += [f"- {name}: {value}" for name, value in (report.machine() | results.facts).items()]
-    lines += ["", "The servers run without fsync; one run of each.", "", "## Ratios", ""]
+    lines += ["", f"The servers run without fsync. Of {rounds} rounds; ratios are of medians.", "", "## Ratios", ""]
     lines += [*report.table(("work", "against", "to reach", "measured", ""), goals(results)), "", "## All", ""]
     rows = []
     for work, names in results.times.items():
@@ -453,6 +464,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--postgres", type=int, nargs="+", default=[15, 18], help="major versions (default: 15 18)")
     parser.add_argument("--rows", type=int, default=413_386, help="leads of the sample (default: %(default)s)")
     parser.add_argument("--scale", type=int, default=110, help="of pgbench (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all but the last restore (default: %(default)s)")
     parser.add_argument("--cycles", type=int, default=30, help="backups before the restore (default: %(default)s)")
     parser.add_argument("--data", default="/tmp/keepwell-bench-physical", help="folder for the server's data")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "PHYSICAL.md")
