@@ -5,11 +5,12 @@ import subprocess
 import threading
 from random import Random
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vaultkit import begin, commit, new_store, noise, open_vault
+from vaultkit import HOUR, START, begin, commit, new_store, noise, open_vault
 
 from keepwell.vault import naming
 from keepwell.vault.naming import ROOM, Naming
@@ -31,10 +32,17 @@ def names():
     found.close()
 
 
+def ask(names, data):
+    if (room := names.room()) is None:
+        return None
+    room[: len(data)] = np.frombuffer(data, np.uint8)
+    return names.ask(room, len(data))
+
+
 def ready(names):
     """Waits until the process has said so."""
     pages = noise("first", PAGE)
-    while (named := names.ask([pages], PAGE)) is None:
+    while (named := ask(names, pages)) is None:
         threading.Event().wait(0.01)
     assert names.ids(named) == [plainly(pages, names._key)]
     return names
@@ -46,7 +54,7 @@ def plainly(page, key=KEY):
 
 def test_ids_are_those_of_each_page_in_any_order_of_asking(names):
     blocks = [noise(n, (n + 1) * 5 * PAGE) for n in range(8)]
-    asked = [names.ask([block[:100], block[100:]], len(block)) for block in blocks]
+    asked = [ask(names, block) for block in blocks]
     for n in (3, 0, 7, 1, 2, 4, 5, 6):
         expected = [plainly(blocks[n][at : at + PAGE]) for at in range(0, len(blocks[n]), PAGE)]
         assert bytes(asked[n].pages) == blocks[n]
@@ -56,7 +64,7 @@ def test_ids_are_those_of_each_page_in_any_order_of_asking(names):
 def test_room_is_used_again_when_nobody_has_a_view_of_it(names):
     block = noise(1, ROOM)
     asked = []
-    while (named := names.ask([block], ROOM)) is not None:
+    while (named := ask(names, block)) is not None:
         asked.append(named)
     assert len(asked) == naming._ROOMS
     for named in asked:
@@ -64,26 +72,22 @@ def test_room_is_used_again_when_nobody_has_a_view_of_it(names):
     part = asked[0].pages[PAGE : 2 * PAGE]
     del named
     asked.clear()
-    taken = [names.ask([noise(n, ROOM)], ROOM) for n in range(naming._ROOMS)]
+    taken = [ask(names, noise(n, ROOM)) for n in range(naming._ROOMS)]
     assert [n for n, named in enumerate(taken) if named is None] == [naming._ROOMS - 1]
     assert part == block[PAGE : 2 * PAGE]
 
 
-def test_more_than_a_room_is_not_taken(names):
-    assert names.ask([bytes(ROOM + PAGE)], ROOM + PAGE) is None
-
-
 def test_what_a_killed_process_does_not_answer_is_found_out_here(names):
     blocks = [noise(n, ROOM) for n in range(8)]
-    asked = [names.ask([block], ROOM) for block in blocks[:4]]
+    asked = [ask(names, block) for block in blocks[:4]]
     names.ids(asked[0])
     names._process._process.kill()
     names._process._process.wait()
-    asked += [names.ask([block], ROOM) for block in blocks[4:]]
+    asked += [ask(names, block) for block in blocks[4:]]
     for block, named in zip(blocks, asked, strict=True):
         if named is not None:
             assert names.ids(named) == [plainly(block[at : at + PAGE]) for at in range(0, ROOM, PAGE)]
-    assert names.ask([blocks[0]], ROOM) is None
+    assert ask(names, blocks[0]) is None
 
 
 @pytest.mark.parametrize("lacking", ["memory", "program"])
@@ -93,7 +97,7 @@ def test_where_no_process_can_be_started_there_is_none(monkeypatch, lacking):
 
     monkeypatch.setattr(*((os, "memfd_create") if lacking == "memory" else (subprocess, "Popen")), refuse)
     names = Naming(KEY, on=True)
-    assert [names.ask([bytes(PAGE)], PAGE) for _ in range(3)] == [None] * 3
+    assert [ask(names, bytes(PAGE)) for _ in range(3)] == [None] * 3
     names.close()
 
 
@@ -101,7 +105,7 @@ def test_small_backups_start_no_process(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(subprocess, "Popen", None)
     names = Naming(KEY, on=True)
-    assert names.ask([bytes(ROOM)], ROOM) is None
+    assert ask(names, bytes(ROOM)) is None
     names.close()
 
 
@@ -144,6 +148,59 @@ def test_what_is_written_is_what_is_read_however_it_comes_and_whenever_the_proce
     whole, read, tokens = written(sizes, seed, kill=kill)
     assert read == whole
     assert sum(int.from_bytes(tokens[at + 16 : at + 20], "little") for at in range(0, len(tokens), 20)) == len(whole)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 700), st.integers(0, 900), st.booleans()), max_size=12),
+    st.integers(0, 99),
+    st.one_of(st.none(), st.integers(0, 11)),
+)
+@settings(max_examples=25, deadline=None)
+def test_pages_laid_over_those_of_an_earlier_backup_stay_in_order_whenever_the_process_ends(turns, seed, kill):
+    """Each turn: how many pages are written, how many held ones follow, how many of those are replaced, and whether ids are taken."""
+    random, vault = Random(seed), open_vault(new_store())
+    pool = [noise(n, PAGE) for n in range(60)]
+    old = random.choices(pool, k=800)
+    with begin(vault) as session:
+        stream = session.sink("app").stream("pages", "pages")
+        stream.write(b"".join(old))
+        known = stream.take_ids()
+        stream.close()
+        session.done("app", {})
+        commit(session)
+    whole, tokens = [], b""
+    with begin(vault, at=START + HOUR) as session:
+        ready(session._naming)
+        sink = session.sink("app")
+        held = sink.find(known)
+        stream = sink.stream("pages", "pages")
+        for number, (written, kept, replaced, take) in enumerate(turns):
+            if number == kill:
+                session._naming._process._process.kill()
+            whole += (new := random.choices(pool, k=written))
+            stream.write(b"".join(new))
+            start = random.randint(0, 800 - kept)
+            places = sorted(random.sample(range(kept), min(kept, replaced)))
+            fresh = random.choices(pool, k=len(places))
+            over = old[start : start + kept]
+            for place, page in zip(places, fresh, strict=True):
+                over[place] = page
+            whole += over
+            if places:
+                stream.overlay(held.part(start, start + kept), places, b"".join(fresh))
+            else:
+                assert stream.reuse(held.part(start, start + kept), kept * PAGE)
+            assert stream.position == PAGE * len(whole)
+            if take:
+                tokens += stream.take_ids()
+        tokens += stream.take_ids()
+        stream.close()
+        session.done("app", {})
+        backup = commit(session)
+    assert b"".join(vault.read(backup).streams("app").read("pages")) == b"".join(whole)
+    assert tokens == b"".join(
+        plainly(page, session.desk.keyring.piece_key) + PAGE.to_bytes(4, "little") for page in whole
+    )
 
 
 def test_no_process_stays_behind():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -19,6 +20,7 @@ def run(args: Sequence[str]) -> int:
     args = list(args)
     # What a run makes lives to its end or is freed by its count; to look for cycles every 700 objects takes a twentieth of it.
     gc.set_threshold(50_000, 50, 50)
+    atexit.register(gc.freeze)  # nor for what is left at the end of the process
     prepare_streams()
     # Known before the options are parsed: a mistake in the options is reported as JSON too.
     before_end = args[: args.index("--")] if "--" in args else args

@@ -32,7 +32,7 @@ def joined(parts: Sequence[Buffer]) -> memoryview:
     """All of them one after the other, in memory of their own."""
     import numpy as np
 
-    return np.concatenate([np.frombuffer(part, np.uint8) for part in parts]).data
+    return np.concatenate([np.frombuffer(part, np.uint8) for part in parts] or [np.empty(0, np.uint8)]).data
 
 
 def gathered(parts: Sequence[Buffer]) -> memoryview:

@@ -28,6 +28,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _TOKEN = struct.Struct("<16sI")
 """A piece as `take_ids` gives it: its id and its length."""
 _PLACE = 8
+_ROOM = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,6 @@ class Held:
         return Held(self.ids[size * first : size * stop], self.places[_PLACE * first : _PLACE * stop])
 
 
-def held_together(parts: Sequence[Held]) -> Held:
-    """All of them one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    ids, places = b"".join([part.ids for part in parts]), b"".join([part.places for part in parts])
-    return Held(memoryview(ids), memoryview(places))
-
-
 class StreamWriter(Protocol):
     """One stream being captured. One thread at a time writes to it; different streams may have different threads."""
 
@@ -67,29 +60,35 @@ class StreamWriter(Protocol):
         """Append. The buffer is not kept after the call. Big calls (256 KiB and more) are cheapest."""
         ...
 
+    def room(self, size: int) -> memoryview:
+        """Memory for the next bytes: at least 8 KiB of them, whole pages where `size` is, and at most `size`. What is written from there
+        before anything else need not be copied. Good until the next call of any of these.
+        """
+        ...
+
     def boundary(self) -> None:
         """End the current piece, so that what follows (a new file, a new table) deduplicates by itself."""
         ...
 
     def take_ids(self) -> bytes:
-        """The pieces since the last `boundary()`, 20 bytes each (id, u32 length); ends the current piece first.
+        """The pieces since the last `boundary()`, 20 bytes each (id, u32 length), also those that were known; ends the current
+        piece first.
 
         For a cache that lets a later backup `reuse` them without reading the source again.
         """
         ...
 
     def reuse(self, ids: bytes | Held, size: int) -> bool:
-        """Append `size` bytes known from an earlier backup by their piece ids.
+        """Append `size` bytes known from an earlier backup by their piece ids; ends the current piece first.
 
-        False (and nothing appended) when any of them is no longer in the vault: then read the source.
+        False (and nothing appended) when any of them is no longer in the vault: then read the source. Never so for what is held.
         """
         ...
 
-    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
-        """Append whole pages of 8 KiB: those of `ids`, with the ones at `places` (rising) replaced by those of `data`.
+    def overlay(self, pages: Held, places: Sequence[int], data: Buffer) -> None:
+        """Append whole pages of 8 KiB: these, with the ones at `places` (rising) replaced by those of `data`.
 
-        Thousands of short runs of known and new pages cost no more than as many pages in one. Returns the pieces of what was
-        appended, as `take_ids` would. None (and nothing appended) when the vault lacks one of those that stay.
+        Thousands of short runs of known and new pages cost no more than as many pages in one.
         """
         ...
 
@@ -184,6 +183,9 @@ class _Discarded:
     def __init__(self) -> None:
         self.position = 0
 
+    def room(self, size: int) -> memoryview:
+        return memoryview(bytearray(min(size, _ROOM)))
+
     def write(self, data: Buffer) -> None:
         self.position += len(data)
 
@@ -196,8 +198,8 @@ class _Discarded:
     def reuse(self, ids: bytes | Held, size: int) -> bool:
         return False
 
-    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
-        return None
+    def overlay(self, pages: Held, places: Sequence[int], data: Buffer) -> None:
+        raise ValueError("nothing is held by a sink that keeps nothing")
 
     def anew(self, on: bool) -> None:
         pass
@@ -261,23 +263,19 @@ class _InMemory(_Discarded):
     def __init__(self, data: bytearray, pieces: dict[bytes, bytes]) -> None:
         super().__init__()
         self._data, self._pieces, self._since = data, pieces, 0
+        self._ids = bytearray()
 
     def write(self, data: Buffer) -> None:
         self._data += data
         self.position = len(self._data)
 
     def boundary(self) -> None:
-        self._since = len(self._data)
+        self._since, self._ids = len(self._data), bytearray()
 
     def take_ids(self) -> bytes:
-        ids = bytearray()
-        for at in range(self._since, len(self._data), 8192):
-            piece = bytes(self._data[at : at + 8192])
-            ident = hashlib.sha256(piece).digest()[:16]
-            self._pieces[ident] = piece
-            ids += _TOKEN.pack(ident, len(piece))
-        self.boundary()
-        return bytes(ids)
+        self._end()
+        ids, self._ids = bytes(self._ids), bytearray()
+        return ids
 
     def reuse(self, ids: bytes | Held, size: int) -> bool:
         known_as = ids.ids if isinstance(ids, Held) else ids
@@ -285,17 +283,24 @@ class _InMemory(_Discarded):
         known = [piece for piece in found if piece is not None]
         if len(known) < len(found) or sum(map(len, known)) != size:
             return False
+        self._end()
         self.write(b"".join(known))
-        self.boundary()
+        self._ids += known_as
+        self._since = len(self._data)
         return True
 
-    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
-        known_as = bytes(ids.ids if isinstance(ids, Held) else ids)
-        tokens = [known_as[at : at + 20] for at in range(0, len(known_as), 20)]
+    def overlay(self, pages: Held, places: Sequence[int], data: Buffer) -> None:
+        laid = [self._pieces[piece] for piece, _ in _TOKEN.iter_unpack(pages.ids)]
         for n, place in enumerate(places):
-            piece = bytes(data[8192 * n : 8192 * (n + 1)])
+            laid[place] = bytes(data[8192 * n : 8192 * (n + 1)])
+        self._end()
+        self.write(b"".join(laid))
+
+    def _end(self) -> None:
+        """Ends the current piece."""
+        for at in range(self._since, len(self._data), 8192):
+            piece = bytes(self._data[at : at + 8192])
             ident = hashlib.sha256(piece).digest()[:16]
             self._pieces[ident] = piece
-            tokens[place] = _TOKEN.pack(ident, len(piece))
-        laid = b"".join(tokens)
-        return laid if self.reuse(laid, 8192 * len(tokens)) else None
+            self._ids += _TOKEN.pack(ident, len(piece))
+        self._since = len(self._data)

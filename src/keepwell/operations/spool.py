@@ -123,7 +123,7 @@ class _Both:
 
     def __init__(self, writer: StreamWriter, kept: _Kept, spool: Spool) -> None:
         self._writer, self._kept, self._spool = writer, kept, spool
-        self.boundary, self.take_ids = writer.boundary, writer.take_ids
+        self.boundary, self.take_ids, self.room = writer.boundary, writer.take_ids, writer.room
 
     @property
     def position(self) -> int:
@@ -141,8 +141,8 @@ class _Both:
         """Known files are read nevertheless, since the copy needs their bytes; without a copy they are not."""
         return self._spool.trouble is not None and self._writer.reuse(ids, size)
 
-    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
-        return self._writer.overlay(ids, places, data) if self._spool.trouble is not None else None
+    def overlay(self, pages: Held, places: Sequence[int], data: Buffer) -> None:
+        self._writer.overlay(pages, places, data)  # without a copy: else nothing is found to be held
 
     def anew(self, on: bool) -> None:
         self._writer.anew(on)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from keepwell.core.streams import Buffer
 from keepwell.vault.helper import Helper, shared_memory
 from keepwell.vault.namer import BEGIN, REQUEST
 from keepwell.vault.piece import ID_SIZE, PAGE, identify
@@ -57,23 +56,32 @@ class Naming:
         self._free: list[int] = []
         self._asked: deque[Named] = deque()
 
-    def ask(self, parts: Sequence[Buffer], size: int) -> Named | None:
-        """All of them one after the other, whole pages; they are copied. None where the caller must see for himself."""
+    def room(self) -> npt.NDArray[np.uint8] | None:
+        """Memory for ROOM bytes of pages to ask for; None where the caller must see for himself."""
         with self._lock:
-            self._seen += size
-            if not self._on or self._seen < _WORTH_A_PROCESS or size > ROOM:
+            if not self._on or self._seen < _WORTH_A_PROCESS:
                 return None
             if self._process is None:
                 self._start()
             if self._process is None or not self._process.is_ready() or not self._free:
                 return None
             at = self._free.pop()
-            room = self._memory[at : at + size].view(_Room)
+            room = self._memory[at : at + ROOM].view(_Room)
             room.at, room.free = at, self._free
-        np.concatenate([np.frombuffer(part, np.uint8) for part in parts], out=room)
-        named = Named(room.data)
+        return room
+
+    def saw(self, size: int) -> None:
+        """So many bytes of pages were named by someone else."""
         with self._lock:
-            self._process.send(REQUEST.pack(at, size // PAGE))
+            self._seen += size
+
+    def ask(self, room: npt.NDArray[np.uint8], size: int) -> Named:
+        """So many bytes in the room, whole pages."""
+        assert isinstance(room, _Room)
+        named = Named(room[:size].data)
+        with self._lock:
+            assert self._process is not None
+            self._process.send(REQUEST.pack(room.at, size // PAGE))
             self._asked.append(named)
         return named
 

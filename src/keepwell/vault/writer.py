@@ -29,6 +29,8 @@ _BLOCK = ROOM
 """Bytes cut and looked up at a time: large enough that what Python does per block does not count."""
 _AHEAD = 2
 """Blocks whose ids are being found out, while those before are looked up."""
+_MOST_HELD = 1 << 16
+"""Pages of earlier backups in a block: it may have very few new ones."""
 _TOKENS = np.dtype([("id", f"V{ID_SIZE}"), ("length", "<u4")])
 _MOST_TOKENS = 16 << 20
 """Bytes of tokens kept for `take_ids`: larger files are not worth a cache that large."""
@@ -81,6 +83,27 @@ class _Frame:
         self.size = 0
 
 
+@dataclass(frozen=True)
+class _Laid:
+    """Pages of an earlier backup in a block, some of them replaced."""
+
+    at: int
+    """New pages of the block before those that go here."""
+    under: Held
+    places: Sequence[int]
+    """Where in `under` new pages go, rising."""
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A block of whole pages whose ids are being found out."""
+
+    pages: Named
+    laid: list[_Laid]
+    size: int
+    """Bytes of the stream, with those of earlier backups."""
+
+
 class StreamBuilder:
     """One stream (a `core.streams.StreamWriter`). Extents are kept as columns: 28 bytes each."""
 
@@ -90,9 +113,14 @@ class StreamBuilder:
         self.size = 0
         self._desk, self._anew = desk, False
         self._cutter = cutter(cut, desk.keyring)
+        # The block that is gathered: its bytes, in a room of the process that names pages or in parts, and what they are laid over.
+        self._room: npt.NDArray[np.uint8] | None = None
+        self._own: memoryview | None = None
         self._waiting: list[Buffer] = []
         self._waits = 0
-        self._named: deque[Named] = deque()
+        self._laid: list[_Laid] = []
+        self._held = 0
+        self._named: deque[_Named] = deque()
         self._unnamed = 0
         self._frame: _Frame | None = None
         self._digest = blake3.blake3(key=desk.keyring.piece_key)
@@ -105,20 +133,44 @@ class StreamBuilder:
 
     @property
     def position(self) -> int:
-        return self.size + self._unnamed + self._waits
+        return self.size + self._unnamed + self._gathered
+
+    @property
+    def _gathered(self) -> int:
+        """Bytes of the stream in the block that is gathered."""
+        return self._waits + PAGE * (self._held - sum(len(laid.places) for laid in self._laid))
 
     def write(self, data: Buffer) -> None:
         self._check_open()
-        view = memoryview(data)
+        view = memoryview(data).cast("B")
         while view:
             some = view[: _BLOCK - self._waits]
             self._write(some)
             view = view[len(some) :]
 
+    def room(self, size: int) -> memoryview:
+        self._check_open()
+        self._prepare()
+        if self._room is not None and self._waits % PAGE == 0:
+            return self._room[self._waits : self._waits + min(size, _BLOCK - self._waits)].data
+        if self._own is None:
+            self._own = memoryview(bytearray(_BLOCK))
+        return self._own[:size]
+
+    def _prepare(self) -> None:
+        if not self._waits and self._room is None and self.cut == "pages":
+            self._room = self._desk.naming.room()
+
     def _write(self, data: memoryview) -> None:
+        self._prepare()
         full = self._waits + len(data) >= _BLOCK
-        # What is cut at once is copied only once, into the block.
-        self._waiting.append(data if full else bytes(data))
+        if self._room is not None:
+            here, given = self._room[self._waits : self._waits + len(data)], np.frombuffer(data, np.uint8)
+            if here.ctypes.data != given.ctypes.data:
+                here[:] = given  # by NumPy, since it lets other threads run meanwhile
+        else:
+            # What is cut at once is copied only once, into the block.
+            self._waiting.append(data if full else bytes(data))
         self._waits += len(data)
         if full:
             self._cut(final=False)
@@ -137,6 +189,11 @@ class StreamBuilder:
 
     def reuse(self, ids: bytes | Held, size: int) -> bool:
         self._check_open()
+        if isinstance(ids, Held) and self.cut == "pages":
+            if len(ids) * PAGE != size:
+                return False
+            self._lay(ids, ())
+            return True
         raw = _raw(ids)
         if len(raw) % _TOKENS.itemsize:
             return False
@@ -144,7 +201,7 @@ class StreamBuilder:
         lengths = tokens["length"].astype(np.int64)
         if int(lengths.sum()) != size:
             return False
-        self.boundary()
+        self._cut(final=True)
         with self._desk.lock:
             found = self._desk.places(tokens, ids)
             if np.any(found < 0):
@@ -153,31 +210,33 @@ class StreamBuilder:
         self._account(raw, size)
         return True
 
-    def overlay(self, ids: bytes | Held, places: Sequence[int], data: Buffer) -> bytes | None:
+    def overlay(self, pages: Held, places: Sequence[int], data: Buffer) -> None:
         self._check_open()
-        tokens = np.frombuffer(_raw(ids), _TOKENS).copy()
-        if len(data) != PAGE * len(places) or np.any(tokens["length"] != PAGE) or self.cut != "pages":
+        if len(data) != PAGE * len(places) or self.cut != "pages":
             raise ValueError("only whole pages can be laid over others")
-        self.boundary()
-        view, lengths = memoryview(bytes(data)), [PAGE] * len(places)
-        fresh = identify(self._desk.keyring.piece_key, view, lengths)
-        with self._desk.lock:
-            found = self._desk.places(tokens, ids).copy()
-            found[places] = 0
-            if np.any(found < 0):
-                return None
-            tokens["id"][places] = np.frombuffer(b"".join(fresh), f"V{ID_SIZE}")
-            found[places], full = self._place(view, lengths, fresh)
-            self._append(found, tokens["id"].tobytes(), tokens["length"].astype(np.int64))
-        for frame in full:
-            self._submit(frame)
-        laid = tokens.tobytes()
-        self._account(laid, PAGE * len(tokens))
-        self._desk.after_block()
-        return laid
+        view, first = memoryview(data).cast("B"), 0
+        while len(places) - first > (room := _BLOCK // PAGE):
+            stop = places[first + room - 1] + 1
+            start = places[first - 1] + 1 if first else 0
+            some = [place - start for place in places[first : first + room]]
+            self._lay(pages.part(start, stop), some, view[PAGE * first : PAGE * (first + room)])
+            first += room
+        start = places[first - 1] + 1 if first else 0
+        self._lay(pages.part(start, len(pages)), [place - start for place in places[first:]], view[PAGE * first :])
+
+    def _lay(self, under: Held, places: Sequence[int], data: Buffer = b"") -> None:
+        """No more new pages than a block takes."""
+        if np.any(np.frombuffer(under.ids, _TOKENS)["length"] != PAGE):
+            raise ValueError("only whole pages can be laid over others")
+        if self._waits % PAGE or self._waits + len(data) > _BLOCK or self._held + len(under) > _MOST_HELD:
+            self._cut(final=self._waits % PAGE != 0)
+        self._laid.append(_Laid(self._waits // PAGE, under, places))
+        self._held += len(under)
+        if data:
+            self._write(memoryview(data))
 
     def anew(self, on: bool) -> None:
-        self.boundary()
+        self._cut(final=True)
         self._anew = on
 
     def close(self) -> None:
@@ -198,44 +257,53 @@ class StreamBuilder:
         return self._digest.hexdigest()
 
     def _cut(self, *, final: bool) -> None:
-        """What waits, as far as it is known where its pieces end; `final`: all of it, and nothing is under way any more."""
-        if self._waits and not self._ask():
+        """What was gathered, as far as it is known where its pieces end; `final`: all of it, and nothing is under way any more."""
+        if (self._waits or self._laid) and not self._ask():
             self._settle(0)
-            view = joined(self._waiting)
+            view = joined(self._waiting) if self._room is None else self._room[: self._waits].data
             lengths = self._cutter.cut(view, final=final)
-            cut = sum(lengths)
-            self._waiting = [bytes(view[cut:])] if cut < len(view) else []
-            self._waits = len(view) - cut
-            self._take(view, lengths, identify(self._desk.keyring.piece_key, view, lengths))
+            cut, laid = sum(lengths), self._laid
+            self._begin([bytes(view[cut:])] if cut < len(view) else [])
+            if self.cut == "pages":
+                self._desk.naming.saw(cut)
+            self._take(view, lengths, identify(self._desk.keyring.piece_key, view, lengths), laid)
         self._settle(0 if final else _AHEAD)
+
+    def _begin(self, waiting: list[Buffer]) -> None:
+        """A new block."""
+        self._room, self._waiting, self._waits = None, waiting, sum(map(len, waiting))
+        self._laid, self._held = [], 0
 
     def _ask(self) -> bool:
         """Has the ids of pages found out elsewhere."""
-        if self.cut != "pages" or self._waits % PAGE:
+        if self._room is None or self._waits % PAGE:
             return False
-        named = self._desk.naming.ask(self._waiting, self._waits)
-        if named is None:
-            return False
-        self._named.append(named)
-        self._unnamed += self._waits
-        self._waiting, self._waits = [], 0
+        named = self._desk.naming.ask(self._room, self._waits)
+        self._named.append(_Named(named, self._laid, self._gathered))
+        self._unnamed += self._gathered
+        self._begin([])
         return True
 
     def _settle(self, most: int) -> None:
         """Takes pages whose ids were found out, until no more than so many blocks are under way."""
         while len(self._named) > most:
-            named = self._named.popleft()
-            self._unnamed -= len(named.pages)
-            self._take(named.pages, [PAGE] * (len(named.pages) // PAGE), self._desk.naming.ids(named))
+            block = self._named.popleft()
+            self._unnamed -= block.size
+            view = block.pages.pages
+            self._take(view, [PAGE] * (len(view) // PAGE), self._desk.naming.ids(block.pages), block.laid)
 
-    def _take(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> None:
-        whole = b"".join(ids)
+    def _take(self, view: memoryview, lengths: list[int], ids: list[bytes], laid: list[_Laid]) -> None:
+        tokens = np.empty(len(lengths), _TOKENS)
+        tokens["id"], tokens["length"] = np.frombuffer(b"".join(ids), f"V{ID_SIZE}"), lengths
         with self._desk.lock:
-            locations, full = self._place(view, lengths, ids)
-            self._append(np.array(locations, np.int64), whole, np.array(lengths, np.int64))
+            found, full = self._place(view, lengths, ids)
+            locations = np.array(found, np.int64)
+            if laid:
+                tokens, locations = _laid_over(tokens, locations, laid)
+            self._append(locations, tokens["id"].tobytes(), tokens["length"].astype(np.int64))
         for frame in full:
             self._submit(frame)
-        self._account(_tokens(whole, lengths), sum(lengths))
+        self._account(tokens.tobytes(), int(tokens["length"].sum(dtype=np.int64)))
         self._desk.after_block()
 
     def _place(self, view: memoryview, lengths: list[int], ids: list[bytes]) -> tuple[list[int], list[_Frame]]:
@@ -343,11 +411,22 @@ def _raw(ids: bytes | Held) -> Buffer:
     return ids.ids if isinstance(ids, Held) else ids
 
 
-def _tokens(ids: bytes, lengths: list[int]) -> bytes:
-    tokens = np.empty(len(lengths), _TOKENS)
-    tokens["id"] = np.frombuffer(ids, f"V{ID_SIZE}")
-    tokens["length"] = lengths
-    return tokens.tobytes()
+def _laid_over(
+    tokens: npt.NDArray[np.void], locations: npt.NDArray[np.int64], laid: list[_Laid]
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
+    """The new pages of a block among those of earlier backups."""
+    parts, places, used = [], [], 0
+    for one in laid:
+        own = slice(one.at, one.at + len(one.places))
+        parts.append(tokens[used : own.start])
+        places.append(locations[used : own.start])
+        under, there = np.frombuffer(one.under.ids, _TOKENS).copy(), np.frombuffer(one.under.places, np.int64).copy()
+        replaced = np.array(one.places, np.intp)
+        under[replaced], there[replaced] = tokens[own], locations[own]
+        parts.append(under)
+        places.append(there)
+        used = own.stop
+    return np.concatenate([*parts, tokens[used:]]), np.concatenate([*places, locations[used:]])
 
 
 def as_columns(streams: list[StreamBuilder]) -> tuple[np.ndarray, ...]:

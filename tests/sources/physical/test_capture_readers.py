@@ -184,7 +184,7 @@ def test_changed_blocks_are_laid_over_the_pages_of_the_last_backup(numbers, shor
     first = taken(sink, [("base/5/77", "file", before)], keep=tokens)
     second = MemoryStreams()
     second.pieces = sink.pieces
-    previous = Previous(1, b"", {}, "", {}, {"base/5/77": (0, old)}, memoryview(tokens["base/5/77"]))
+    previous = Previous(1, b"", {}, "", "on", {}, {"base/5/77": (0, old)}, memoryview(tokens["base/5/77"]))
     assert previous.is_held(second)
     raw = incremental(numbers, shortest)
     with mock.patch("keepwell.sources.physical.files._AT_ONCE", at_once):
@@ -390,7 +390,7 @@ def remembered(folder):
     recorder = Recorder(path)
     recorder.add("base/5/1", b"a" * 40)
     recorder.add("base/5/2", b"b" * 20)
-    recorder.keep("77", 3, b"the manifest", [("base/5/2", 0)])
+    recorder.keep("77", 3, b"the manifest", [("base/5/2", 0)], "", {}, "on")
     return path
 
 

@@ -224,5 +224,5 @@ def test_a_server_that_can_tell_what_changed_goes_on_from_what_was_read(folder):
         ask(server, "CREATE TABLE more AS SELECT n FROM generate_series(1, 1000) n")
         ask(server, "CHECKPOINT")
         facts, again = capture(server, read_from="auto", cache=cache, after=streams)
-        assert facts["method"] == "incremental"
+        assert facts["method"] == "incremental, from the files"
         assert differences(files_of(again), files_of(capture(server)[1])) == []

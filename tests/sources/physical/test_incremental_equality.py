@@ -113,14 +113,15 @@ def run(server, program, *options):
     assert done.returncode == 0, done.stderr[-1500:]
 
 
+@pytest.mark.parametrize("way", ["server", "files"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_backup_is_the_full_one_that_pg_combinebackup_makes(seed, tmp_path):
+def test_every_backup_is_the_full_one_that_pg_combinebackup_makes(seed, way, tmp_path):
     with (
         open_folder() as folder,
         logging_server(18, folder / "server", settings={"summarize_wal": "on", "autovacuum": "off"}) as server,
     ):
         history = History(server, folder, Random(seed))
-        chain, made, methods = Chain(server.url(), tmp_path / "cache"), [], []
+        chain, made, methods = Chain(server.url(), tmp_path / "cache", read_from=way), [], []
         for step in range(STEPS):
             if step:
                 history.step()
@@ -146,5 +147,6 @@ def test_every_backup_is_the_full_one_that_pg_combinebackup_makes(seed, tmp_path
             )
             for path in folder.glob("r[0-9]*"):
                 shutil.rmtree(path)
-        assert methods[0].startswith("full")
-        assert methods[1:] == ["incremental"] * (STEPS - 1)
+        assert methods[0].startswith("full" if way == "server" else "files: 0 of ")
+        later = "incremental" if way == "server" else "incremental, from the files"
+        assert methods[1:] == [later] * (STEPS - 1)

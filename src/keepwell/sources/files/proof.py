@@ -222,7 +222,7 @@ class _ToFile:
         self._file = file
         self._writer = writer
         self.boundary, self.take_ids, self.close = writer.boundary, writer.take_ids, writer.close
-        self.reuse, self.overlay, self.anew = writer.reuse, writer.overlay, writer.anew
+        self.reuse, self.overlay, self.anew, self.room = writer.reuse, writer.overlay, writer.anew, writer.room
 
     @property
     def position(self) -> int:

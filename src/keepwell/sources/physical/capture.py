@@ -69,7 +69,8 @@ def capture(spec: Spec, sink: Sink, context: Context) -> Facts:
         raise
     manifest = _for_next(found.manifest, files)
     if manifest or (run.stamps and files.is_told):
-        recorder.keep(identity.system, found.timeline, manifest, found.damaged, run.started, run.stamps)
+        checksums = str(about["data_checksums"])
+        recorder.keep(identity.system, found.timeline, manifest, found.damaged, run.started, run.stamps, checksums)
     else:
         recorder.drop()
     return facts
@@ -90,37 +91,26 @@ class _Run:
     def backup(
         self, path: Path | None, last: Previous | None, identity: Identity
     ) -> tuple[BaseBackup, Files, Recorder, str]:
-        """What the server says has changed; else the files that have, where they can be read here; else everything. And how.
+        """The files, where they can be read here: what has changed of them. Else what the server says has changed; else
+        everything. And how.
 
         Raises SourceError, Interrupted.
         """
-        reason, only_files = "", self.spec.read_from == "files"
-        if not only_files:
-            previous, reason = _previous(self.about, identity, self.spec, self.sink, last)
-            if previous is not None:
-                try:
-                    return *self.take(path, previous), "incremental"
-                except _Refused as refusal:
-                    reason = str(refusal)
+        previous, reason = _previous(self.about, identity, self.spec, self.sink, last)
         if self.spec.read_from != "server":
             place, why = find(self.address, identity)
-            usable = (
-                place is not None and last is not None and last.started == place.started and last.is_held(self.sink)
-            )
             if place is not None:
-                found, files, recorder, method = self.take_files(path, place, last if usable else None, identity)
-                # That 17 and newer could tell what changed, and why this one did not, is to be known later, too.
-                return (
-                    found,
-                    files,
-                    recorder,
-                    f"{method}; {reason}" if self.about["summarize_wal"] and reason else method,
-                )
-            if only_files:
+                return self.take_files(path, place, last, previous, reason, identity)
+            if self.spec.read_from == "files":
                 raise SourceError(
                     f"the files of {self.address.place} cannot be read here: {why}",
                     hint='Run keepwell on the host of the server, as its user or as root, or write read_from = "auto".',
                 )
+        if previous is not None:
+            try:
+                return *self.take(path, previous), "incremental"
+            except _Refused as refusal:
+                reason = str(refusal)
         self.context.progress.note(f"{self.address.place}: reading everything ({reason})")
         return *self.take(path, None), f"full: {reason}"
 
@@ -185,12 +175,23 @@ class _Run:
         return paths, manifest
 
     def take_files(
-        self, path: Path | None, place: Place, previous: Previous | None, identity: Identity
+        self,
+        path: Path | None,
+        place: Place,
+        last: Previous | None,
+        previous: Previous | None,
+        reason: str,
+        identity: Identity,
     ) -> tuple[BaseBackup, Files, Recorder, str]:
-        """The files as they lie there, those of `previous` that have not changed from there."""
+        """The files as they lie there, and from the last backup what has not changed: `previous` is the same, where the server
+        can say what has, and `reason` why it cannot.
+        """
         recorder = Recorder(path)
-        anew, _ = self._anew(previous)
-        direct = Direct(place, self.address, self.spec, self.context, self.about, previous)
+        since = _since(previous, identity) if previous else None
+        if last is not None and (not _is_alike(last, self.about) or not last.is_held(self.sink)):
+            last = None
+        anew, _ = self._anew(last)
+        direct = Direct(place, self.address, self.spec, self.context, self.about, last, since)
 
         def files(verifier: Verifier | None) -> Files:
             pages = PagesLane(self.sink.stream(PAGES, "pages"), recorder.add)
@@ -207,7 +208,21 @@ class _Run:
         if self.about["server_version"] >= _INCREMENTAL and self.about["summarize_wal"]:
             there = ((entry.path, entry.size) for entry in taken.entries if entry.kind == "file")
             found.manifest = pgmanifest.write(identity.system, found.timeline, found.start, found.stop, there)
-        return found, taken, recorder, f"files: {direct.unchanged} of {direct.relations} had not changed"
+        if direct.is_told:
+            return found, taken, recorder, "incremental, from the files"
+        # That 17 and newer could tell what changed, and why this one did not, is to be known later, too.
+        why = (direct.untold or reason) if self.about["summarize_wal"] else ""
+        method = f"files: {direct.unchanged} of {direct.relations} had not changed"
+        return found, taken, recorder, f"{method}; {why}" if why else method
+
+
+def _since(previous: Previous, identity: Identity) -> tuple[int, int] | None:
+    """Where the previous backup begins and ends in the log; None where it was on more than this timeline."""
+    try:
+        ((timeline, start, end),) = pgmanifest.ranges(previous.manifest)
+    except ValueError:
+        return None
+    return (start, end) if timeline == identity.timeline else None
 
 
 def _all_damaged(found: BaseBackup, verifier: Verifier | None, files: Files) -> list[tuple[str, int]]:
@@ -241,6 +256,8 @@ def _previous(
         return None, "summarize_wal is off on the server, so it cannot tell what changed"
     if previous is None:
         return None, "this machine knows of no earlier backup of this cluster"
+    if not _is_alike(previous, about):
+        return None, "page checksums were switched on or off since the last backup, which writes every page"
     if not previous.manifest:
         return None, "the last backup was read from the files, without the server"
     if previous.timeline != identity.timeline:
@@ -250,6 +267,10 @@ def _previous(
     if not previous.is_held(sink):
         return None, "the vault no longer has all pages of the last backup"
     return previous, ""
+
+
+def _is_alike(previous: Previous, about: dict[str, Any]) -> bool:
+    return bool(previous.checksums == about["data_checksums"])
 
 
 def _hold_log(link: Replication) -> None:

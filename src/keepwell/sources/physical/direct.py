@@ -1,8 +1,9 @@
 """A base backup from the files themselves, where keepwell runs on the host of the server and may read them.
 
 Between pg_backup_start and pg_backup_stop, as the server itself does it for BASE_BACKUP, but without sending everything through
-a connection; and a relation file that has not been written since the last backup is not read again. That is known by the kernel's
-times: of a server that has been running ever since, each write changes `mtime` and `ctime`. See docs/why/no-chains.md.
+a connection; and what was not written since the last backup is not read again. Of 17 and newer the server's summaries of its log
+know the pages that were. The kernel's times know the files: of a server that has been running ever since, each write changes
+`mtime` and `ctime`. See docs/why/no-chains.md.
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ import re
 import stat
 import struct
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keepwell.core.errors import Interrupted, SourceError
 from keepwell.core.streams import Context
-from keepwell.core.wal import parse_lsn, segment_name
+from keepwell.core.wal import parse_lsn, segment_name, show_lsn
 from keepwell.sources.physical.basebackup import BaseBackup, damaged_pages
-from keepwell.sources.physical.checksums import PAGE, Verifier, damaged_page
+from keepwell.sources.physical.checksums import PAGE, Numbers, Verifier, damaged_page
 from keepwell.sources.physical.files import Files
+from keepwell.sources.physical.incremental import runs
 from keepwell.sources.physical.listing import CONTROL, Item, Listing, listing
 from keepwell.sources.physical.previous import Previous, Stamp
 from keepwell.sources.physical.replication import Identity
 from keepwell.sources.physical.spec import Spec
+from keepwell.sources.physical.summaries import Changes, Untold, changes
 from keepwell.sources.postgres.connection import Address, Connection, connected
 
-_AT_ONCE = 4 << 20
+_AHEAD = 8 << 20
+"""Bytes that are asked of the disk before they are needed."""
 _PATIENT = "-c statement_timeout=0 -c idle_session_timeout=0 -c lock_timeout=0"
 """The session has to last as long as the backup."""
 _START, _START_14 = (
@@ -97,17 +102,24 @@ class Direct:
         context: Context,
         about: dict[str, Any],
         previous: Previous | None,
+        since: tuple[int, int] | None,
     ) -> None:
-        """`previous`: of the same running server, and the vault holds all of it."""
+        """`previous`: of the same cluster, and the vault holds all of it. `since`: its positions in the log, where the server's
+        summaries may say what changed since then.
+        """
         self._place, self._address, self._spec, self._context, self._about = place, address, spec, context, about
-        self._previous = previous
+        self._previous, self._since = previous, since
+        # Whoever started it anew may have done anything to the files before.
+        self._stamped = previous is not None and previous.started == place.started
+        self._changes: Changes | None = None
+        self.untold = ""
+        """Why the summaries did not say what changed, where they might have."""
         self.relations = 0
         """Relation files."""
         self.unchanged = 0
         """Those that were not read, since they are as they were."""
         self.stamps: dict[str, Stamp] = {}
         """Of relation files, for the next time."""
-        self._rooms = [memoryview(bytearray(_AT_ONCE)) for _ in range(2)]
         self._task = f"{address.place}: base backup"
 
     def take(self, files: Callable[[Verifier | None], Files]) -> tuple[BaseBackup, Files]:
@@ -117,13 +129,13 @@ class Direct:
         with connected(self._address, _PATIENT) as connection:
             found.start = self._start(connection, version)
             verifier = Verifier(found.start, int(self._about["segment_size"])) if checked else None
+            self._learn(connection, found.start)
             try:
                 there = listing(self._place.data)
                 found.tablespaces, found.size = there.tablespaces, there.size
                 self._context.progress.begin(self._task, found.size)
                 taken = files(verifier)
-                with ThreadPoolExecutor(1, "read") as reader:
-                    self._read(there, taken, reader)
+                self._read(there, taken)
                 found.warnings += [f"skipping special file {path}" for path in there.odd]
             except OSError as error:
                 raise _unreadable(error) from error
@@ -150,6 +162,27 @@ class Direct:
         assert row is not None
         return parse_lsn(row[0])
 
+    def _learn(self, connection: Connection, start: int) -> None:
+        """What changed since the last backup."""
+        if self._since is None or self._previous is None:
+            return
+        segment, clock = int(self._about["segment_size"]), self._context.clock
+        try:
+            if self._since[1] > start:
+                raise Untold(
+                    f"the last backup ended at {show_lsn(self._since[1])}, and this one begins at {show_lsn(start)}"
+                )
+            self._changes = changes(
+                connection, self._previous.timeline, self._since[0], start, segment=segment, clock=clock
+            )
+        except Untold as reason:
+            self.untold = str(reason)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the server's summaries said what changed."""
+        return self._changes is not None
+
     def _stop(self, connection: Connection, version: int, found: BaseBackup) -> bytes:
         """The backup label. The log that the backup needs is complete then."""
         row = connection.execute(_STOP_14 if version < 150000 else _STOP).fetchone()
@@ -161,7 +194,7 @@ class Direct:
         found.timeline = int(timeline[1])
         return str(row[1]).encode()
 
-    def _read(self, there: Listing, files: Files, reader: Executor) -> None:
+    def _read(self, there: Listing, files: Files) -> None:
         for oid, place in there.tablespaces.items():
             files.link(oid, place)
         for item in there.items:
@@ -170,12 +203,12 @@ class Direct:
             if item.kind == "dir":
                 files.folder(item.path, item.mode)
             else:
-                self._file(item, files, reader)
+                self._file(item, files)
             self._context.progress.advance(self._task, item.size)
         # Last: a recovery begins with what it says, which must be no older than what was read before.
-        self._file(Item(CONTROL, "file", 0o600, 0), files, reader)
+        self._file(Item(CONTROL, "file", 0o600, 0), files)
 
-    def _file(self, item: Item, files: Files, reader: Executor) -> None:
+    def _file(self, item: Item, files: Files) -> None:
         """A file that is gone stays out: the log says so, too."""
         try:
             handle = os.open(self._place.data / item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -190,30 +223,36 @@ class Direct:
                 stamp = Stamp(size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
                 if max(stamp.written, stamp.changed) < now - _SETTLED:
                     self.stamps[item.path] = stamp
-                known = self._previous.unchanged(item.path, stamp) if self._previous else None
-                if known is not None and not files.stores_anew(item.path):
-                    files.known(item.path, mode, known)
-                    self.unchanged += 1
+                if not files.stores_anew(item.path) and self._is_laid(handle, item.path, mode, stamp, files):
                     return
             files.open(item.path, mode, size)
-            self._copy(handle, size, files, reader)
+            _copy(handle, size, files)
         finally:
             os.close(handle)
 
-    def _copy(self, handle: int, size: int, files: Files, reader: Executor) -> None:
-        """While one part is taken apart, the next is being read: on two processors that is a third faster."""
-        parts = [(at, self._rooms[n % 2][: size - at]) for n, at in enumerate(range(0, size, _AT_ONCE))]
-        if not parts:
-            return
-        coming: Future[memoryview] | None = None
-        try:
-            for now, then in zip(parts, [*parts[1:], None], strict=True):
-                part = coming.result() if coming else _filled(handle, *now)
-                coming = reader.submit(_filled, handle, *then) if then else None
-                files.write(part)
-        finally:
-            if coming:
-                wait([coming])
+    def _is_laid(self, handle: int, path: str, mode: int, stamp: Stamp, files: Files) -> bool:
+        """Takes the file from the last backup, with what has changed; False where that is not known, or is nearly everything."""
+        if self._previous is None:
+            return False
+        if self._stamped and (known := self._previous.unchanged(path, stamp)) is not None:
+            files.known(path, mode, known)
+            self.unchanged += 1
+            return True
+        old, pages = self._previous.pages(path), stamp.size // PAGE
+        if self._changes is None or old is None:
+            return False
+        blocks = self._changes.of(path, pages, len(old))
+        if blocks is None:
+            return False
+        if damaged := [block for block in self._previous.damaged.get(path, ()) if block < pages]:
+            blocks = np.union1d(blocks, np.array(damaged, np.uint32))
+        if len(blocks):
+            files.over(path, mode, stamp.size, old, blocks)
+            _copy_only(handle, blocks, files)
+        else:
+            files.known(path, mode, old.part(0, pages))
+            self.unchanged += 1
+        return True
 
     def _log(self, found: BaseBackup, files: Files) -> None:
         """From the segment in which the backup began to the one in which it ended, and the histories of timelines."""
@@ -244,13 +283,36 @@ class Direct:
         return False
 
 
-def _filled(handle: int, at: int, room: memoryview) -> memoryview:
+def _copy(handle: int, size: int, files: Files) -> None:
+    """All of the file."""
+    at = 0
+    while at < size:
+        room = files.room(size - at)
+        # The next part comes from the disk while this one is taken apart.
+        os.posix_fadvise(handle, at + len(room), _AHEAD, os.POSIX_FADV_WILLNEED)
+        _fill(handle, at, room)
+        files.write(room)
+        at += len(room)
+
+
+def _copy_only(handle: int, blocks: Numbers, files: Files) -> None:
+    """These blocks of it."""
+    done = 0
+    while done < len(blocks):
+        room = files.room(PAGE * (len(blocks) - done))
+        for at, block, end in runs(blocks[done : done + len(room) // PAGE]):
+            _fill(handle, PAGE * block, room[PAGE * at :][: PAGE * (end - block)])
+        files.write(room)
+        done += len(room) // PAGE
+
+
+def _fill(handle: int, at: int, room: memoryview) -> None:
     """A file is as long as it was when it was looked at: what it gained since, and what it lost, stands in the log."""
     done = 0
     while done < len(room) and (count := os.preadv(handle, [room[done:]], at + done)):
         done += count
-    room[done:] = bytes(len(room) - done)
-    return room
+    if done < len(room):
+        room[done:] = bytes(len(room) - done)
 
 
 def _unreadable(error: OSError) -> SourceError:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 
 import numpy as np
+import numpy.typing as npt
 
 from keepwell.core.errors import SourceError
 from keepwell.core.streams import Buffer, Held
@@ -99,6 +100,11 @@ class Files:
         self._end_file()
         self._file = self._opened(path, Header(os.fsencode(path), "file", mode, size, b""))
 
+    def room(self, size: int) -> memoryview:
+        """Memory for the next bytes of that file, at most so many; what is written from there need not be copied."""
+        assert self._file is not None
+        return self._file.lane.room(size)
+
     def write(self, data: memoryview) -> None:
         assert self._file is not None
         self._file.write(data)
@@ -106,6 +112,12 @@ class Files:
     def whole(self, path: str, mode: int, data: bytes) -> None:
         self.open(path, mode, len(data))
         self.write(memoryview(data))
+
+    def over(self, path: str, mode: int, size: int, old: Held, blocks: npt.NDArray[np.uint32]) -> None:
+        """Of a relation file only these blocks are written, with `write`; the others are as they were."""
+        self._end_file()
+        self._pages.anew(False)
+        self._file = _Changed(path, mode, old, self._pages, self._verifier, [], Blocks(blocks, size // PAGE))
 
     def known(self, path: str, mode: int, pages: Held) -> None:
         """A relation file whose every page is as it was in the last backup."""
@@ -162,8 +174,8 @@ class Files:
                     f"the server sent only the changes of {target}, which the last backup did not have",
                     hint="Remove the cache folder of keepwell and run the backup again: it then reads everything.",
                 )
-            known = self._previous.damaged.get(target, [])
-            return _Changed(target, header, old, self._pages, self._verifier, known)
+            known, reader = self._previous.damaged.get(target, []), HeaderReader(header.size)
+            return _Changed(target, header.mode, old, self._pages, self._verifier, known, reader)
         is_relation = self.is_relation(path)
         if is_relation and header.size % PAGE == 0:
             self.rewritten += path in self._anew
@@ -194,7 +206,7 @@ class _Whole:
         *,
         rewrite: bool = False,
     ) -> None:
-        self._path, self._header, self._lane, self._verifier = path, header, lane, verifier
+        self._path, self._header, self.lane, self._verifier = path, header, lane, verifier
         self._size = 0
         self._at = lane.position
         self._label = bytearray() if rewrite else None
@@ -205,7 +217,7 @@ class _Whole:
 
     def write(self, data: Buffer) -> None:
         if self._label is None:
-            self._lane.write(data)
+            self.lane.write(data)
             self._size += len(data)
             if self._verifier is not None:
                 self._verifier.feed(data)
@@ -218,13 +230,13 @@ class _Whole:
         if self._label is not None:
             lines = bytes(self._label).splitlines(keepends=True)
             label = b"".join(line for line in lines if not line.startswith(_INCREMENTAL_LINES))
-            self._lane.write(label)
+            self.lane.write(label)
             self._size = len(label)
-        if isinstance(self._lane, PagesLane):
-            self._lane.end(self._path, self._size // PAGE)
+        if isinstance(self.lane, PagesLane):
+            self.lane.end(self._path, self._size // PAGE)
             stream = PAGES
         else:
-            self._lane.end(self._header.size)
+            self.lane.end(self._header.size)
             stream = CONTENT
         return Entry(self._path, "file", self._header.mode, self._size, stream if self._size else "", self._at)
 
@@ -235,69 +247,75 @@ class _Changed:
     def __init__(
         self,
         path: str,
-        header: Header,
+        mode: int,
         old: Held,
         lane: PagesLane,
         verifier: Verifier | None,
         damaged: list[int],
+        which: Blocks | HeaderReader,
     ) -> None:
-        self._path, self._header, self._old, self._lane, self._verifier = path, header, old, lane, verifier
+        """`which`: the blocks that come, or what finds them in the file's beginning."""
+        self._path, self._mode, self._old, self.lane, self._verifier = path, mode, old, lane, verifier
         self._damaged = damaged
         self.still_damaged: list[int] = []
         """Blocks that were damaged in the last backup, and come from there."""
         self._at = lane.position
-        self._reader = HeaderReader(header.size)
-        self._blocks: Blocks | None = None
+        self._which = which
         self._fresh = bytearray()
         self._done = self._used = 0
         """Blocks of the file, and of those that came, which are in the stream."""
 
     def write(self, data: memoryview) -> None:
-        if self._blocks is None:
-            found = self._reader.feed(data)
+        if isinstance(self._which, HeaderReader):
+            found = self._which.feed(data)
             if found is None:
                 return
-            self._blocks, used = found
+            self._which, used = found
             data = data[used:]
-        self._fresh += data
-        if self._used * PAGE + len(self._fresh) > len(self._blocks.numbers) * PAGE:
+        blocks = self._which
+        if self._used * PAGE + len(self._fresh) + len(data) > len(blocks.numbers) * PAGE:
             raise ValueError("an incremental file has more blocks than its header says")
+        if not self._fresh and len(data) >= _AT_ONCE and len(data) % PAGE == 0:
+            self._lay(blocks, data)
+            return
+        self._fresh += data
         if len(self._fresh) >= _AT_ONCE:
-            self._lay(self._blocks, len(self._fresh) // PAGE)
+            fresh, self._fresh = memoryview(self._fresh), bytearray()
+            whole = len(fresh) // PAGE * PAGE
+            self._fresh += fresh[whole:]
+            self._lay(blocks, fresh[:whole])
 
     def end(self) -> Entry:
-        blocks = self._blocks
-        if blocks is None or self._used * PAGE + len(self._fresh) < len(blocks.numbers) * PAGE:
+        blocks = self._which
+        if isinstance(blocks, HeaderReader) or self._used * PAGE + len(self._fresh) < len(blocks.numbers) * PAGE:
             raise ValueError("an incremental file is cut short")
-        self._lay(blocks, len(blocks.numbers) - self._used)
+        self._lay(blocks, memoryview(self._fresh))
         size = blocks.length * PAGE
-        self._lane.end(self._path, blocks.length)
-        return Entry(self._path, "file", self._header.mode, size, PAGES if size else "", self._at)
+        self.lane.end(self._path, blocks.length)
+        return Entry(self._path, "file", self._mode, size, PAGES if size else "", self._at)
 
-    def _lay(self, blocks: Blocks, count: int) -> None:
-        """The next `count` blocks that came, and everything before the one after them."""
-        numbers, data = blocks.numbers[self._used : self._used + count], memoryview(bytes(self._fresh[: count * PAGE]))
-        self._used += count
-        del self._fresh[: count * PAGE]
+    def _lay(self, blocks: Blocks, data: memoryview) -> None:
+        """The next blocks that came, and everything before the one after them."""
+        numbers = blocks.numbers[self._used : self._used + len(data) // PAGE]
+        self._used += len(numbers)
         following = int(blocks.numbers[self._used]) if self._used < len(blocks.numbers) else blocks.length
         start, known = self._done, max(self._done, min(following, len(self._old)))
         inside = int(np.searchsorted(numbers, known))
         if known > start:
             there = numbers[:inside]
-            self._lane.overlay(self._old.part(start, known), (there - start).tolist(), data[: inside * PAGE])
+            self.lane.overlay(self._old.part(start, known), (there - start).tolist(), data[: inside * PAGE])
             kept = {block for block in self._damaged if start <= block < known} - set(there.tolist())
             self.still_damaged += sorted(kept)
         at = known
         for first, block, end in runs(numbers[inside:]):
-            self._lane.zeros(block - at)  # neither backup has them: they were never written
-            self._lane.write(data[(inside + first) * PAGE :][: (end - block) * PAGE])
+            self.lane.zeros(block - at)  # neither backup has them: they were never written
+            self.lane.write(data[(inside + first) * PAGE :][: (end - block) * PAGE])
             at = end
-        self._lane.zeros(following - at)
+        self.lane.zeros(following - at)
         self._done = following
         if self._verifier is not None:
-            for first, block, end in runs(numbers):
-                self._verifier.at(self._path, block)
-                self._verifier.feed(data[first * PAGE : (first + end - block) * PAGE])
+            self._verifier.at(self._path, numbers)
+            self._verifier.feed(data)
 
 
 def _unreadable(error: ValueError) -> SourceError:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from keepwell.core.errors import SourceError
-from keepwell.core.streams import Buffer, Held, StreamWriter, held_together
+from keepwell.core.streams import Buffer, Held, StreamWriter
 from keepwell.sources.physical.previous import TOKEN
 
 PAGE = 8192
-_TAKE = 64 << 20
+_TAKE = 512 << 20
 """Bytes after which the pieces are asked for: the writer has to end what it has under way for that."""
 _SMALL = 64 << 10
 _ZEROS = bytes(64 * PAGE)
@@ -24,21 +24,19 @@ class PagesLane:
         """Whether `keep` was given the pieces of every file."""
         self._writer, self._keep = writer, keep
         self._anew = False
-        self._tokens = bytearray()
-        self._known: list[Held] = []
         self._files: list[tuple[str, int]] = []
         self._taken = 0
 
     def anew(self, on: bool) -> None:
         """Whether the pages that are written from here on are stored even where the vault has them."""
         if on != self._anew:
-            self._take()
             self._writer.anew(on)
             self._anew = on
 
+    def room(self, size: int) -> memoryview:
+        return self._writer.room(size)
+
     def write(self, data: Buffer) -> None:
-        if self._known:
-            self._reuse()
         self._writer.write(data)
         self.position += len(data)
 
@@ -49,20 +47,17 @@ class PagesLane:
             pages -= some
 
     def reuse(self, pages: Held) -> None:
-        """Pages that the vault has; those of many small files together. Raises SourceError where it lost them since it was asked."""
-        if not self._known:
-            self._take()
-        self._known.append(pages)
+        """Pages that the vault has. Raises SourceError where it lost them since it was asked."""
+        if not self._writer.reuse(pages, len(pages) * PAGE):
+            raise SourceError(
+                "pages of the last backup went away while this one ran",
+                hint="Run the backup again: it reads everything.",
+            )
         self.position += len(pages) * PAGE
 
     def overlay(self, pages: Held, places: Sequence[int], data: Buffer) -> None:
         """The same, with new pages at some places among them."""
-        self._take()
-        laid = self._writer.overlay(pages, places, data)
-        if laid is None:
-            raise _gone()
-        self._writer.boundary()
-        self._tokens += laid
+        self._writer.overlay(pages, places, data)
         self.position += len(pages) * PAGE
 
     def end(self, path: str, pages: int) -> None:
@@ -76,34 +71,15 @@ class PagesLane:
         self._writer.close()
 
     def _hand_over(self) -> None:
-        self._take()
+        view, at = memoryview(self._writer.take_ids()), 0
         self._taken = self.position
-        view, at = memoryview(bytes(self._tokens)), 0
         if len(view) == TOKEN * sum(pages for _, pages in self._files):
             for path, pages in self._files:
                 self._keep(path, view[at : at + TOKEN * pages])
                 at += TOKEN * pages
         else:  # a sink that does not tell what it cut
             self.is_told = False
-        self._files, self._tokens = [], bytearray()
-
-    def _take(self) -> None:
-        if self._known:
-            self._reuse()
-        self._tokens += self._writer.take_ids()
-
-    def _reuse(self) -> None:
-        known, self._known = held_together(self._known), []
-        if not self._writer.reuse(known, len(known) * PAGE):
-            raise _gone()
-        self._writer.boundary()
-        self._tokens += known.ids
-
-
-def _gone() -> SourceError:
-    return SourceError(
-        "pages of the last backup went away while this one ran", hint="Run the backup again: it reads everything."
-    )
+        self._files = []
 
 
 class ContentLane:
@@ -112,6 +88,9 @@ class ContentLane:
     def __init__(self, writer: StreamWriter) -> None:
         self.position = 0
         self._writer = writer
+
+    def room(self, size: int) -> memoryview:
+        return self._writer.room(size)
 
     def begin(self, size: int) -> None:
         if size > _SMALL:

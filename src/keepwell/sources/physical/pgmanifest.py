@@ -11,11 +11,12 @@ import json
 import os
 from collections.abc import Iterable
 
-from keepwell.core.wal import show_lsn
+from keepwell.core.wal import parse_lsn, show_lsn
 from keepwell.sources.physical.incremental import PREFIX
 
 _SUM = b'"Manifest-Checksum"'
 _FILES = b'"Files": ['
+_RANGES = b'"WAL-Ranges":'
 
 
 def without(manifest: bytes, paths: Iterable[str]) -> bytes:
@@ -52,6 +53,18 @@ def write(system: str, timeline: int, start: int, stop: int, files: Iterable[tup
     )
     body += b",\n".join(rows) + b'\n],\n"WAL-Ranges": [\n' + place + b"\n],\n"
     return body + _SUM + b': "' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def ranges(manifest: bytes) -> list[tuple[int, int, int]]:
+    """Timeline, beginning and end of each part of the log that the backup needs. Raises ValueError."""
+    at, end = manifest.rfind(_RANGES), manifest.rfind(_SUM)
+    if at < 0 or end < at:
+        raise ValueError("the backup manifest does not name the log that it needs")
+    found = json.loads(manifest[at + len(_RANGES) : end].strip().rstrip(b",").rstrip())
+    try:
+        return [(int(one["Timeline"]), parse_lsn(one["Start-LSN"]), parse_lsn(one["End-LSN"])) for one in found]
+    except (KeyError, TypeError) as error:
+        raise ValueError("the backup manifest does not name the log as servers do") from error
 
 
 def _named(path: str) -> dict[str, str | int]:

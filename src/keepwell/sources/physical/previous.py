@@ -55,6 +55,8 @@ class Previous:
     """Blocks by path that were damaged on the server, and kept."""
     started: str
     """When the server was started whose files were read themselves; empty where they were not."""
+    checksums: str
+    """The server's data_checksums. Switching them writes every page, and no log."""
     _stamps: dict[str, list[int]]
     _files: dict[str, tuple[int, int]]
     _tokens: memoryview
@@ -84,6 +86,7 @@ class Previous:
                 bytes(body[tokens : tokens + manifest]),
                 damaged,
                 about.get("started", ""),
+                about.get("checksums", ""),
                 about.get("stamps", {}),
                 files,
                 body[:tokens],
@@ -120,6 +123,8 @@ class Previous:
 
     def is_held(self, sink: Sink) -> bool:
         """Whether the vault still has every page."""
+        if self._held is not None:
+            return True
         places = bytearray()
         for at in range(0, len(self._tokens), _AT_ONCE):
             found = sink.find(self._tokens[at : at + _AT_ONCE])
@@ -157,11 +162,12 @@ class Recorder:
         timeline: int,
         manifest: bytes,
         damaged: list[tuple[str, int]],
-        started: str = "",
-        stamps: Mapping[str, Stamp] | None = None,
+        started: str,
+        stamps: Mapping[str, Stamp],
+        checksums: str,
     ) -> None:
         """The backup is whole: from now on this is the previous one."""
-        told = {path: [s.size, s.written, s.changed, s.inode] for path, s in (stamps or {}).items()}
+        told = {path: [s.size, s.written, s.changed, s.inode] for path, s in stamps.items()}
         about = json.dumps(
             {
                 "system": system,
@@ -170,6 +176,7 @@ class Recorder:
                 "damaged": damaged,
                 "started": started,
                 "stamps": told,
+                "checksums": checksums,
             }
         ).encode()
         self._write(manifest)
