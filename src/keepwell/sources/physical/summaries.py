@@ -104,12 +104,13 @@ def changes(connection: Connection, timeline: int, since: int, until: int, *, se
         with connection.cursor(binary=True) as cursor:
             for place, database, number, part, limit, blocks in cursor.stream(_CONTENTS, asked):
                 found.add((place, database, number), part, limit, np.frombuffer(blocks or b"", ">u4").astype(np.uint32))
-    except psycopg.OperationalError as error:
-        raise SourceError(
-            f"the connection to the server was lost while its summaries of the log were read: {one_line(str(error))}",
-            hint="Try again.",
-        ) from error
-    except psycopg.Error as error:  # not allowed, or a summary that was removed meanwhile
+    except psycopg.Error as error:
+        if connection.broken:
+            raise SourceError(
+                f"the connection to the server was lost while its summaries of the log were read: {one_line(str(error))}",
+                hint="Try again.",
+            ) from error
+        # Not allowed, or a summary was removed meanwhile.
         raise Untold(f"the server does not give its summaries of the log: {one_line(str(error))}") from error
     return found
 
