@@ -16,5 +16,5 @@ class Spec:
     checkpoint: Literal["fast", "spread"] = "fast"
     """How the server makes the checkpoint that a backup begins with."""
     read_from: Literal["auto", "server", "files"] = "auto"
-    """Whether the server sends its files, or they are read themselves, which needs to be on its host. `auto`: the
-    server, where it can tell what changed since the last backup; else the files, where that can be; else the server."""
+    """Whether the server sends its files, or they are read themselves, which needs to be on its host. `auto`: the files,
+    where that can be; else the server."""
