@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _open(memory: memoryview, request: bytes, runs: list[tuple[int, ...]], vault: bytes, piece_key: bytes) -> list[int]:
-    """Puts the frame's bytes into the memory; where in them each run begins. Raises Damaged, ValueError, IndexError."""
+    """Puts what is wanted of the frame into the memory, each byte at its place in the frame; where in them each run begins. Raises Damaged, ValueError, IndexError."""
     at, length, to, room, number, birth, key = REQUEST.unpack(request)
     lengths, plain = open_frame(_box(key), vault, birth, number, memory[at : at + length], what="")
     if len(plain) > room:
@@ -61,7 +61,7 @@ def _open(memory: memoryview, request: bytes, runs: list[tuple[int, ...]], vault
         ids = identify(piece_key, part, lengths[first : first + pieces])
         if len(part) != size or check_of(piece_key, b"".join(ids)) != check:
             raise ValueError("these are other pieces")
-    memory[to : to + len(plain)] = plain
+        memory[to + places[first] : to + places[first] + size] = part
     return [places[first] for first, *_ in runs]
 
 
