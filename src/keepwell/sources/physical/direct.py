@@ -177,6 +177,7 @@ class Direct:
             )
         except Untold as reason:
             self.untold = str(reason)
+            self._context.progress.note(f"{self._address.place}: reading every file that was written ({self.untold})")
 
     @property
     def is_told(self) -> bool:
@@ -288,8 +289,8 @@ def _copy(handle: int, size: int, files: Files) -> None:
     at = 0
     while at < size:
         room = files.room(size - at)
-        # The next part comes from the disk while this one is taken apart.
-        os.posix_fadvise(handle, at + len(room), _AHEAD, os.POSIX_FADV_WILLNEED)
+        if hasattr(os, "posix_fadvise"):  # the next part comes from the disk while this one is taken apart
+            os.posix_fadvise(handle, at + len(room), _AHEAD, os.POSIX_FADV_WILLNEED)
         _fill(handle, at, room)
         files.write(room)
         at += len(room)
