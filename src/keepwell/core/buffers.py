@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
 from collections.abc import Sequence
@@ -12,6 +13,19 @@ AT_ONCE = 1 << 20
 UNIT = 4096
 """Where a page of memory begins: what is written past the page cache must."""
 _local = threading.local()
+
+
+def anonymous(size: int) -> mmap.mmap:
+    """Memory of zeros that takes place only where it is written, from the beginning of a page; in large pages where the system has them,
+    since one by one it takes as long to make them as to fill them.
+    """
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def aligned(data: Buffer) -> memoryview:

@@ -141,7 +141,7 @@ class PieceTable:
     was loaded twice the later place counts.
     """
 
-    _SPILL = 200_000
+    _SPILL = 50_000
 
     def __init__(self) -> None:
         self._runs: list[tuple[U64, U64, U64]] = []

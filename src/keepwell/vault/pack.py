@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import struct
 import threading
@@ -11,6 +10,7 @@ import threading
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keepwell.core import zstd
+from keepwell.core.buffers import anonymous
 from keepwell.core.errors import Damaged
 from keepwell.core.streams import Buffer
 from keepwell.keys.keyring import Keyring
@@ -25,8 +25,7 @@ _HEAD = struct.Struct("<4sBBH")
 class PackBuilder:
     """A new pack while it fills. `reserve` is called under the session's lock; `fill` from any thread."""
 
-    def __init__(self, keyring: Keyring, target: int = PACK_SIZE, room: mmap.mmap | None = None) -> None:
-        """`room`: that of an earlier pack of this size, which is stored by now."""
+    def __init__(self, keyring: Keyring, target: int = PACK_SIZE) -> None:
         self.birth = os.urandom(16)
         self._keyring = keyring
         key = os.urandom(32)
@@ -34,8 +33,8 @@ class PackBuilder:
         sealed = keyring.seal("pack", self.birth, key)
         head = _HEAD.pack(MAGIC, 1, 0, 1) + self.birth + struct.pack("<I", len(sealed)) + sealed
         # At the beginning of a page of memory, so that stores can write it as it lies; and not filled with zeros first.
-        self.room = room or mmap.mmap(-1, target + 4 * FRAME_SIZE)
-        self.room[: len(head)] = head
+        self._buffer = anonymous(target + 4 * FRAME_SIZE)
+        self._buffer[: len(head)] = head
         self._end = len(head)
         self._target = target
         self._offsets: list[int] = []
@@ -64,13 +63,13 @@ class PackBuilder:
         self._end += stored
         with self._lock:
             self._unfilled += 1
-        if self._end > len(self.room):
+        if self._end > len(self._buffer):
             raise ValueError("a frame is larger than frames can be")
         return number, offset
 
     def fill(self, number: int, offset: int, payload: Payload) -> bool:
         """Encrypts the frame into its place. True where this was the last frame of a sealed pack."""
-        room = memoryview(self.room)[offset : offset + payload.stored]
+        room = memoryview(self._buffer)[offset : offset + payload.stored]
         seal_frame(self._box, self._keyring.vault, self.birth, number, payload, room)
         with self._lock:
             self._unfilled -= 1
@@ -96,11 +95,11 @@ class PackBuilder:
         )
         tail = trailer(self._keyring, entry)
         end = self._end + len(tail)
-        if end <= len(self.room):
-            self.room[self._end : end] = tail
-            view = memoryview(self.room)[:end]
+        if end <= len(self._buffer):
+            self._buffer[self._end : end] = tail
+            view = memoryview(self._buffer)[:end]
         else:  # very many tiny pieces
-            view = memoryview(self.room[: self._end] + tail)
+            view = memoryview(self._buffer[: self._end] + tail)
         return view, entry.named(hashlib.sha256(view).hexdigest(), end)
 
 

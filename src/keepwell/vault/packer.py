@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,8 +33,6 @@ class Packer:
         self._lock = threading.Lock()
         self._open: PackBuilder | None = None
         self._homes: dict[bytes, int] = {}
-        self._rooms: list[mmap.mmap] = []
-        """Of packs that were stored: memory that is used again need not be made anew by the system, page by page."""
         self._compressors = ThreadPoolExecutor(jobs, "compress")
         self._uploaders = ThreadPoolExecutor(_MOST_PACKS - 1, "upload")
         self._frames = threading.Semaphore(_MOST_FRAMES)
@@ -147,16 +144,12 @@ class Packer:
         self._packs.acquire()
         try:
             self.raise_failure()
-            if not self._is_open() and self._opened(PackBuilder(self._keyring, self._pack_size, self._room())):
+            if not self._is_open() and self._opened(PackBuilder(self._keyring, self._pack_size)):
                 return
         except BaseException:
             self._packs.release()
             raise
         self._packs.release()
-
-    def _room(self) -> mmap.mmap | None:
-        with self._lock:
-            return self._rooms.pop() if self._rooms else None
 
     def _is_open(self) -> bool:
         with self._lock:
@@ -178,4 +171,3 @@ class Packer:
             self._table.homes[self._homes.pop(pack.birth)] = (pack.birth, entry.pack)
             self._entries.append(entry)
             self.stored += entry.size
-            self._rooms.append(pack.room)
