@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from keepwell.core.errors import Busy, ProgramMissing
-from keepwell.core.wal import history_name, parse_segment
+from keepwell.core.wal import history_name, parse_segment, segment_name, show_lsn
 from keepwell.operations import wal_receiver
 from keepwell.operations.wal_contracts import LogLost
 from keepwell.sources.physical.slot import slot_state
@@ -228,6 +228,18 @@ def test_log_that_comes_by_archiving_too_is_no_conflict(server, bench):
         running.stored(position(server))
     assert running.error is None
     bench.same(server, running.received)
+
+
+def test_log_that_is_missing_behind_the_slot_is_asked_for(server, bench):
+    first = bench.once(server.url())
+    write(server, 400_000)
+    last = write(server, 400_000) // (16 << 20) * (16 << 20) - (16 << 20)
+    archive = bench.archive(first.system)
+    whole = (server.data / "pg_wal" / segment_name(1, last, 16 << 20)).read_bytes()
+    archive.put(1, last, whole, segment_size=16 << 20, time=walbench.SystemClock().now())
+    run(server, f"SELECT pg_replication_slot_advance('{SLOT}', '{show_lsn(last + 100)}')")
+    assert len(archive.coverage().spans(1)) == 2
+    bench.same(server, bench.once(server.url()))
 
 
 def test_other_bytes_in_the_vault_end_the_receiver(server, bench):

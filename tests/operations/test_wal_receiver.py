@@ -206,6 +206,25 @@ def test_log_that_the_server_lost_is_named_and_nothing_is_skipped(world):
     assert world.archive.spans(1)[-1][1] == world.server.position
 
 
+def test_what_is_missing_behind_the_slot_is_asked_for_while_the_server_has_it(world):
+    """A slot made after a failover may be ahead of bytes that died with the receiver that made it."""
+    world.run(once=True)
+    world.server.write(b"z" * 3 * SEGMENT)
+    ahead = world.server.position // SEGMENT * SEGMENT
+    world.archive.objects[1, ahead - SEGMENT, ahead] = bytes(world.server.logs[1][ahead - SEGMENT : ahead])
+    world.server.slots[SLOT] = ahead - 10
+    world.run(once=True)
+    whole(world, 1)
+
+
+def test_a_slot_is_not_moved_back_to_log_that_is_gone(world):
+    test_log_that_the_server_lost_is_named_and_nothing_is_skipped(world)
+    kept = world.server.slots[SLOT]
+    world.server.confirmed.clear()
+    world.run(once=True)
+    assert min(flushed for _, flushed in world.server.confirmed if flushed) >= kept
+
+
 def test_a_gap_that_is_there_is_named_by_the_next_receiver(world):
     test_log_that_the_server_lost_is_named_and_nothing_is_skipped(world)
     world.progress.warnings.clear()
@@ -429,14 +448,14 @@ def test_log_that_archiving_put_ahead_of_order_on_a_new_timeline_does_not_hide_t
     assert begin(have, server, 3 * SEGMENT) == Start(2, 6 * SEGMENT)
 
 
-def test_with_a_new_slot_the_first_hole_is_tried_first():
+def test_what_is_missing_before_what_the_slot_keeps_is_tried_first():
     server = Server(1, 50_000, 4096)
     have = {1: [(0, 4096), (8192, 12_288), (16_384, 20_000)]}
-    first = begin(have, server, 18_000, sure=False)
+    first = begin(have, server, 18_000)
     assert first == Start(1, 4096)
-    second = begin(have, server, 18_000, sure=False, refused={first})
+    second = begin(have, server, 18_000, refused={first})
     assert second == Start(1, 12_288)
-    assert begin(have, server, 18_000, sure=False, refused={first, second}) == Start(1, 20_000)
+    assert begin(have, server, 18_000, refused={first, second}) == Start(1, 20_000)
 
 
 def test_the_gap_behind_what_the_server_lost_is_named_exactly():

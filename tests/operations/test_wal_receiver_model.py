@@ -20,7 +20,8 @@ class Day:
     def __init__(self, seed, disasters, rate):
         self.world = World(seed)
         self.choose, self.server, self.archive = self.world.choose, self.world.server, self.world.archive
-        self.server.write(self.bytes(self.choose.randrange(3 * SEGMENT)))
+        self.server.write(self.bytes(SEGMENT + self.choose.randrange(3 * SEGMENT)))
+        self.server.available = SEGMENT  # no log begins at 0
         self.disasters, self.rate, self.left = sorted(disasters), rate, 40
         self.broken = 0
         self.deadly = None
@@ -52,10 +53,13 @@ class Day:
             case "promotion":
                 server.promote()
             case "lagging promotion":  # another server takes over, which did not have the last bytes
-                fork = server.forks[-1].end if server.forks else 0
+                fork = server.forks[-1].end if server.forks else SEGMENT
                 server.promote(max(fork, server.position - self.choose.randrange(SEGMENT)))
                 server.slots.clear()
-                server.available = 0
+                server.available = SEGMENT
+                for timeline, begun in self.begun.items():  # nobody keeps what lies before the vault's first bytes
+                    spans = self.archive.spans(timeline)
+                    self.begun[timeline] = max(begun, spans[0][0]) if spans else begun
                 raise ServerError("server closed the connection unexpectedly")
             case "kill":
                 raise Killed
@@ -69,7 +73,7 @@ class Day:
                 begun, end = self.begun[timeline], min(len(log), server.ended(timeline) or len(log))
                 if self.archive.has(timeline, begun, begun + 1) and begun <= start <= end - SEGMENT:
                     self.archive.objects[timeline, start, start + SEGMENT] = bytes(log[start : start + SEGMENT])
-            case "recycle":
+            case "recycle" if copy.flowing:  # before, a slot may be ahead of what is wanted, and log really be lost
                 for kept in server.slots.values():
                     server.available = max(server.available, kept - kept % SEGMENT)
 
@@ -105,6 +109,7 @@ class Day:
 )
 @example(1, set(), 0.0, SEGMENT)
 @example(2, set(DISASTERS), 0.3, SEGMENT)
+@example(356, set(DISASTERS) - {"cut"}, 0.4, SEGMENT // 4)  # killed with a hole behind a slot made after a failover
 def test_the_vault_has_every_byte_that_the_server_was_told_is_safe(seed, disasters, rate, unit):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wal_intake, "_AHEAD", 2000)

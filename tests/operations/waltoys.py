@@ -155,8 +155,9 @@ class ToyLink:
 
 class ToyCopy:
     def __init__(self, link, slot, timeline, start):
-        self.link, self.server, self.slot, self.timeline, self.at = link, link.server, slot, timeline, start
-        self.closed = False
+        self.link, self.server, self.slot, self.timeline = link, link.server, slot, timeline
+        self.start = self.at = start
+        self.closed = self.flowing = False
         end = self.server.ended(timeline)
         assert start <= (len(self.server.logs[timeline]) if end is None else end)
 
@@ -173,7 +174,7 @@ class ToyCopy:
             end = min(limit, self.at + choose.randint(1, 3000))
             data = bytes(server.logs[self.timeline][self.at : end])
             message = stream._DATA.pack(b"w", self.at, limit, 10**15) + data
-            self.at = end
+            self.at, self.flowing = end, True
             return message
         if ended is not None:
             self.closed = True
@@ -186,7 +187,8 @@ class ToyCopy:
     def send(self, data):
         _, written, flushed, _, _, _ = stream._STATUS.unpack(data)
         assert flushed <= written <= self.at
-        self.server.slots[self.slot] = flushed
+        if flushed or not self.start:  # PostgreSQL, whose log never begins at 0, takes that for no report
+            self.server.slots[self.slot] = flushed
         self.server.confirmed.append((self.timeline, flushed))
         self.link.told(self.timeline, flushed)
 

@@ -84,8 +84,12 @@ class Flow:
         self._received.timeline, self._received.position = start.timeline, start.position
         return self.intake
 
-    def stream(self, copy: Copy) -> End:
-        """Until the server or the plan ends it. Raises SourceError where the connection breaks."""
+    def stream(self, copy: Copy, *, unkept: bool = False) -> End:
+        """Until the server or the plan ends it. Raises SourceError where the connection breaks.
+
+        `unkept`: what was asked for lies before what the server keeps for the slot, and may be gone. A report moves a
+        physical slot backward, too, so none is made before the first bytes have come.
+        """
         intake, clock = self.intake, self._clock
         assert intake is not None
         heard = told = asked = clock.monotonic()
@@ -97,7 +101,8 @@ class Flow:
             self._store(intake, hurry=hurry or ending is not None)
             if reply or intake.flushed != flushed or now - told >= self.interval:
                 quiet = now - heard > QUIET and now - asked >= self.interval
-                copy.send(status(written=intake.received, flushed=intake.flushed, time=clock.now(), reply=quiet))
+                safe = 0 if unkept else intake.flushed  # 0: no report, only a sign of life
+                copy.send(status(written=intake.received, flushed=safe, time=clock.now(), reply=quiet))
                 told, flushed, reply = now, intake.flushed, False
                 asked = now if quiet else asked
             due = max(0.0, self.interval - (now - told))
@@ -133,6 +138,7 @@ class Flow:
             self.heard()
             if isinstance(said, LogData):
                 intake.add(said.start, said.data, now=heard, time=said.time)
+                reply, unkept = reply or unkept, False
                 hurry, waits = False, None
             elif said.reply:
                 # A server that shuts down asks again and again until everything that it sent is safe.

@@ -173,7 +173,7 @@ class Receiver:
             where = f"{show_lsn(start.position)} TIMELINE {start.timeline}"
             try:
                 copy = link.copy_both(f'START_REPLICATION SLOT "{self.plan.slot}" PHYSICAL {where}')
-                end = flow.stream(copy)
+                end = flow.stream(copy, unkept=self._unkept(start))
             except SourceError as error:
                 if _state(error) == _NO_FILE:
                     raise _Removed(error.message, hint=error.hint) from error
@@ -231,8 +231,12 @@ class Receiver:
         )
         return start, server
 
+    def _unkept(self, start: Start) -> bool:
+        """Whether what is asked for lies before what the slot keeps, and the slot's own place is worth keeping."""
+        return self._kept is not None and start.position < self._kept and not self._made_slot
+
     def _begin(self, flow: Flow, server: Server) -> Start:
-        return begin(flow.seen(), server, self._kept, sure=not self._made_slot, refused=self._refused)
+        return begin(flow.seen(), server, self._kept, refused=self._refused)
 
     def _history(self, link: Link, timeline: int) -> tuple[Fork, ...]:
         """The ancestors of a timeline. Their files are in the vault before its first byte is."""

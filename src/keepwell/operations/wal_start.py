@@ -41,29 +41,33 @@ class Server:
         return next(timeline for timeline, end in self.line() if end is None or position < end)
 
 
-def begin(
-    have: Spans, server: Server, kept: int | None, *, sure: bool = True, refused: Collection[Start] = ()
-) -> Start:
+def begin(have: Spans, server: Server, kept: int | None, *, refused: Collection[Start] = ()) -> Start:
     """The first byte to ask for. `kept`: from where on the server keeps log for the slot, where that is known.
 
-    `sure`: the slot is one that a receiver used, so the vault has everything before `kept` that it can have. Then the
-    start is the end of what is there in one piece from `kept` on, through all timelines of the server's line; where the
-    vault lacks `kept` itself, the end of what lies before it.
-    With a slot just made, it is the first place where log is missing, of those that the server has not `refused`.
+    That is the end of what is there in one piece from `kept` on, through all timelines of the server's line; where the
+    vault lacks `kept` itself, the end of what lies before it. But places before that where log is missing come first, of
+    those that the server has not `refused`: that a slot is ahead of them does not prove them lost. A slot made after a
+    failover is, and the receiver that made it may have been killed with the bytes in its memory.
     The server may have thrown away what is asked for; then see `beyond`.
     """
     known = [timeline for timeline, _ in server.line() if have.get(timeline)]
     ends = [_onward(have, server, timeline, end) for timeline in known for _, end in have[timeline]]
     if not ends:
         return _fresh(server, kept)
-    if not sure or kept is None:
-        tried = ends[-1:] if sure else ends
-        return next((start for start in tried if start not in refused), ends[-1])
+    last = ends[-1] if kept is None else _from(have, server, kept)
+    earlier = ends[: ends.index(last)] if last in ends else []
+    return next((start for start in earlier if start not in refused), last)
+
+
+def _from(have: Spans, server: Server, kept: int) -> Start:
     there = server.at(kept)
     for start, end in have.get(there, ()):
         if start <= kept <= end:
             return _onward(have, server, there, end)
-    before = [(timeline, end) for timeline in known if timeline <= there for _, end in have[timeline] if end < kept]
+    known = [timeline for timeline, _ in server.line()]
+    until = known[: known.index(there) + 1]
+    spans = [(timeline, end) for timeline in until for _, end in have.get(timeline, ())]
+    before = [(timeline, end) for timeline, end in spans if timeline != there or end < kept]
     return _onward(have, server, *before[-1]) if before else _fresh(server, kept)
 
 
