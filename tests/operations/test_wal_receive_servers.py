@@ -300,6 +300,10 @@ def standby(programs, folder, server):
         check=False,
     )
     assert made.returncode == 0, made.stderr
+    # What -R writes names options that an older libpq refuses, and a wheel's server may load the system's.
+    with (other.data / "postgresql.auto.conf").open("a") as settings:
+        address = " ".join(f"{name}={server.address().get(name)}" for name in ("host", "port", "user"))
+        settings.write(f"primary_conninfo = '{address}'\n")
     if other._user is not None:
         for path in [other.data, *other.data.rglob("*")]:
             os.chown(path, other._user.pw_uid, other._user.pw_gid, follow_symlinks=False)
