@@ -34,7 +34,7 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	PATH=$(CURDIR)/$(BIN):$$PATH tests/setup.sh
 	$(MAKE) check
-	$(BIN)/python -m pytest -m slow -n 3 --dist worksteal
+	PATH=$$PATH$$(printf ':%s' $(CURDIR)/.cache/postgres/*/bin) $(BIN)/python -m pytest -m slow -n 3 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check --quiet src tests benchmarks

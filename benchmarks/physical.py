@@ -299,9 +299,10 @@ def incremental(bench: Bench, barman: Barman, number: int) -> Keepwell:
     plain = bench.home("pg_basebackup")
 
     def basebackup(name: str, threads: str, more: str = "") -> str:
-        """Its manifest goes into the tar."""
+        """Its manifest goes into the tar. Made durable at the end, as pg_basebackup does where it writes files itself."""
+        file = f"{plain}/{name}.tar.zst"
         return (
-            f'pg_basebackup -d "{url}" -c fast -Ft -X fetch {more} -D - | zstd -q -3 {threads} > {plain}/{name}.tar.zst'
+            f'pg_basebackup -d "{url}" -c fast -Ft -X fetch {more} -D - | zstd -q -3 {threads} > {file} && sync {file}'
         )
 
     bench.do("full backup", "pg_basebackup", basebackup("full", "--single-thread"), plain)

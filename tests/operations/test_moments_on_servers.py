@@ -21,7 +21,7 @@ from keepwell.core.wal import is_segment, parse_lsn, parse_segment, segment_name
 from keepwell.operations.logpath import Base
 from keepwell.operations.moments import plan, recoverable
 from keepwell.sources.base import Recovery
-from support.majors import MAJORS
+from support.majors import EVERY
 from support.physical_load import (
     LoggingServer,
     await_end_of_recovery,
@@ -127,7 +127,7 @@ class Story:
             return require_balanced(server.url().reveal()).transactions
 
 
-@pytest.fixture(scope="module", params=MAJORS)
+@pytest.fixture(scope="module", params=EVERY)
 def story(request):
     with open_folder() as folder:
         archive = folder / "archive"

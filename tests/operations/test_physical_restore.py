@@ -16,7 +16,7 @@ from keepwell.sources import physical
 from keepwell.sources.base import Recovery, RestoreRequest
 from keepwell.sources.physical import canary, start
 from support import workplace
-from support.majors import MAJORS, NAMES
+from support.majors import EVERY, EVERY_NAMES
 from support.physical import base_backup, into_streams
 from support.physical_load import fill, give_to_server, load, logging_server, open_folder, require_balanced, run
 
@@ -93,7 +93,7 @@ class Site:
         ]
 
 
-@pytest.fixture(params=MAJORS, ids=NAMES)
+@pytest.fixture(params=EVERY, ids=EVERY_NAMES)
 def site(request):
     with open_folder() as folder:
         archive = folder / "archive"

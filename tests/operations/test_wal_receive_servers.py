@@ -1,4 +1,4 @@
-"""The receiver's bad days with real servers, PostgreSQL 15 and 18, and a real vault."""
+"""The receiver's bad days with real servers, PostgreSQL 14 to 18, and a real vault."""
 
 import os
 import random
@@ -21,10 +21,9 @@ from keepwell.sources.postgres.programs import servers
 from keepwell.vault.wal import WalConflict
 from operations import walbench
 from operations.walbench import SLOT, Bench, Running, position, run, write
-from support.majors import MAJORS
+from support.majors import EVERY, EVERY_NAMES
 
 pytestmark = pytest.mark.slow
-VERSIONS = MAJORS
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def folder():
     shutil.rmtree(made)
 
 
-@pytest.fixture(params=VERSIONS, ids=[f"postgres{major}" for major in VERSIONS])
+@pytest.fixture(params=EVERY, ids=EVERY_NAMES)
 def programs(request):
     try:
         found = servers(request.param)

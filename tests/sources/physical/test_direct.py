@@ -16,7 +16,7 @@ from keepwell.sources.base import RestoreRequest
 from keepwell.sources.physical import Target, direct, restore
 from keepwell.sources.physical.listing import listing
 from support.captured import capture, differences, files_in, files_of
-from support.majors import MAJORS, NAMES
+from support.majors import EVERY, EVERY_NAMES
 from support.physical import base_backup
 from support.physical_load import (
     LOGGING,
@@ -39,7 +39,7 @@ def ask(server, sql, database="postgres"):
         return cursor.fetchall() if cursor.description else []
 
 
-@pytest.fixture(scope="module", params=MAJORS, ids=NAMES)
+@pytest.fixture(scope="module", params=EVERY, ids=EVERY_NAMES)
 def server(request):
     with open_folder() as folder, logging_server(request.param, folder / "server") as found:
         (folder / "fast").mkdir()

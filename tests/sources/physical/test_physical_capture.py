@@ -17,13 +17,13 @@ from keepwell.sources.physical import Spec, Target, basebackup, restore
 from keepwell.sources.physical.entries import CONTENT, PAGES, STREAM
 from keepwell.sources.physical.replication import Replication, ServerError
 from support.captured import capture, differences, files_in, files_of
-from support.majors import MAJORS, NAMES
+from support.majors import EVERY, EVERY_NAMES
 from support.physical import base_backup
 from support.physical_load import LOGGING, LoggingServer, give_to_server, logging_server, open_folder
 
 pytestmark = pytest.mark.slow
 
-VERSIONS = pytest.mark.parametrize("major", MAJORS, ids=NAMES)
+VERSIONS = pytest.mark.parametrize("major", EVERY, ids=EVERY_NAMES)
 
 
 def ask(server, sql, database="postgres"):
@@ -32,7 +32,7 @@ def ask(server, sql, database="postgres"):
         return cursor.fetchall() if cursor.description else []
 
 
-@pytest.fixture(scope="module", params=MAJORS, ids=NAMES)
+@pytest.fixture(scope="module", params=EVERY, ids=EVERY_NAMES)
 def server(request):
     # A folder of its own each time: where the tests are shared out between processes, one may set this up twice.
     with open_folder() as folder, logging_server(request.param, folder / "server") as found:
@@ -225,7 +225,7 @@ def spoil(server, table, blocks):
     return path
 
 
-@pytest.fixture(scope="module", params=MAJORS, ids=NAMES)
+@pytest.fixture(scope="module", params=EVERY, ids=EVERY_NAMES)
 def damaged(request):
     """A server with ten damaged pages in one table and one in another."""
     settings = {"summarize_wal": "on"} if request.param >= 17 else {}

