@@ -213,8 +213,27 @@ def test_what_is_missing_behind_the_slot_is_asked_for_while_the_server_has_it(wo
     ahead = world.server.position // SEGMENT * SEGMENT
     world.archive.objects[1, ahead - SEGMENT, ahead] = bytes(world.server.logs[1][ahead - SEGMENT : ahead])
     world.server.slots[SLOT] = ahead - 10
-    world.run(once=True)
+    received = world.run(once=True)
     whole(world, 1)
+    assert received.gaps == []
+    assert world.progress.warnings == []
+
+
+def test_old_log_that_the_server_denies_for_any_reason_does_not_stop_the_flow(world):
+    world.run(once=True)
+    world.server.write(b"z" * 3 * SEGMENT)
+    ahead = world.server.position // SEGMENT * SEGMENT
+    world.archive.objects[1, ahead - SEGMENT, ahead] = bytes(world.server.logs[1][ahead - SEGMENT : ahead])
+    world.server.slots[SLOT] = ahead - 10
+
+    def event(copy):
+        if copy.start == len(LOG):
+            raise ServerError("requested starting point 0/1 is not in this server's history", "XX000")
+
+    world.event = event
+    received = world.run(once=True)
+    assert received.gaps == [(1, len(LOG), ahead - SEGMENT)]
+    assert world.archive.has(1, ahead - SEGMENT, world.server.position)
 
 
 def test_a_slot_is_not_moved_back_to_log_that_is_gone(world):

@@ -28,7 +28,8 @@ BEHIND = 60.0
 BUSY = 10.0
 """How many seconds the connection of a receiver that died may still hold the slot."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_NO_FILE, _IN_USE = "58P01", "55006"
+_NO_FILE, _IN_USE, _SHUTDOWN = "58P01", "55006", "57"
+"""SQLSTATE, the last as a class."""
 
 
 class Receiver:
@@ -175,7 +176,7 @@ class Receiver:
                 copy = link.copy_both(f'START_REPLICATION SLOT "{self.plan.slot}" PHYSICAL {where}')
                 end = flow.stream(copy, unkept=self._unkept(start))
             except SourceError as error:
-                if _state(error) == _NO_FILE:
+                if _state(error) == _NO_FILE or self._denied(error, start, server, flow):
                     raise _Removed(error.message, hint=error.hint) from error
                 raise
             if end != "switched":
@@ -221,8 +222,7 @@ class Receiver:
         self._kept = self._slot(link, flow)
         start = self._jump or self._begin(flow, server)
         self._require_not_behind(link, start, server)
-        if self._start is None:
-            self._name_gaps(server, flow)
+        self._name_gaps(start, server, flow)
         self._start, self._jump = start, None
         self.received.connections += 1
         self._progress.note(
@@ -237,6 +237,13 @@ class Receiver:
 
     def _begin(self, flow: Flow, server: Server) -> Start:
         return begin(flow.seen(), server, self._kept, refused=self._refused)
+
+    def _denied(self, error: SourceError, start: Start, server: Server, flow: Flow) -> bool:
+        """Whether the server denies old log, and could give newer: whatever its reason is, that must not stop the flow."""
+        state = _state(error)
+        if not state or state == _IN_USE or state.startswith(_SHUTDOWN):
+            return False
+        return begin(flow.seen(), server, self._kept, refused={*self._refused, start}) != start
 
     def _history(self, link: Link, timeline: int) -> tuple[Fork, ...]:
         """The ancestors of a timeline. Their files are in the vault before its first byte is."""
@@ -339,14 +346,20 @@ class Receiver:
         timelines = {part.timeline for part in found[-1].parts}
         flow.have = {timeline: list(found[-1].spans(timeline)) for timeline in timelines}
 
-    def _name_gaps(self, server: Server, flow: Flow) -> None:
+    def _name_gaps(self, start: Start, server: Server, flow: Flow) -> None:
+        """Those before the start: the server was asked for them and has them no longer. What lies behind is received again."""
         for timeline, _ in server.line():
-            for (_, end), (start, _) in itertools.pairwise(flow.have.get(timeline, [])):
-                self.received.gaps.append((timeline, end, start))
+            for (_, end), (after, _) in itertools.pairwise(flow.seen().get(timeline, [])):
+                gap = timeline, end, after
+                if gap in self.received.gaps or (timeline == start.timeline and after > start.position):
+                    continue
+                self.received.gaps.append(gap)
                 self._progress.warn(
-                    f"The vault lacks log of {self.plan.place} from {show_lsn(end)} to {show_lsn(start)} (timeline {timeline}): "
+                    f"The vault lacks log of {self.plan.place} from {show_lsn(end)} to {show_lsn(after)} (timeline {timeline}): "
                     "moments there cannot be recovered to. Unless `keepwell wal push` still brings it, take a base backup."
                 )
+            if timeline == start.timeline:
+                return
 
     def _patiently(self, act: Callable[[], object]) -> None:
         """Until the store answers; told to end meanwhile, raises its StoreError."""

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -116,6 +118,26 @@ def test_a_file_written_just_before_it_was_looked_at_is_read_again(server, folde
     facts, _ = capture(server, read_from="files", cache=cache, after=streams)
     unchanged, relations = map(int, facts["method"].removeprefix("files: ").split(" had")[0].split(" of "))
     assert unchanged < relations
+
+
+def test_a_segment_that_the_server_used_again_while_it_was_read_is_an_error(server, monkeypatch):
+    copy = direct._copy
+    others = []
+
+    def slowly(handle, size, files):
+        copy(handle, size, files)
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if path.parent.name == "pg_wal" and not others:  # another file has the name now
+            others.append(path)
+            shutil.copy2(path, path.with_suffix(".new"))
+            give_to_server(path.with_suffix(".new"))
+            path.with_suffix(".new").replace(path)
+
+    monkeypatch.setattr(direct, "_copy", slowly)
+    with pytest.raises(SourceError, match="no longer has the log that the backup needs"):
+        capture(server, read_from="files")
+    assert others
+    capture(server, read_from="files")
 
 
 def test_after_a_restart_of_the_server_everything_is_read(folder, settled):

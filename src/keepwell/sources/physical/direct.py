@@ -262,18 +262,31 @@ class Direct:
         names = [segment_name(found.timeline, number * size, size) for number in range(first, last + 1)]
         names += sorted(path.name for path in folder.iterdir() if re.fullmatch(r"[0-9A-F]{8}\.history", path.name))
         for name in names:
-            try:
-                data = (folder / name).read_bytes()
-            except FileNotFoundError:
-                data = b""
-            if not data or (not name.endswith(".history") and len(data) != size):
+            if not self._is_copied(folder / name, None if name.endswith(".history") else size, files):
                 raise SourceError(
                     f"{self._address.place} no longer has the log that the backup needs: pg_wal/{name}",
                     hint="Raise wal_keep_size on the server, or leave it a free replication slot; then start the backup again.",
                 )
-            files.whole(f"pg_wal/{name}", 0o600, data)
             # A restored server must not archive it a second time.
             files.whole(f"pg_wal/archive_status/{name}.done", 0o600, b"")
+
+    def _is_copied(self, path: Path, size: int | None, files: Files) -> bool:
+        """One file of the log, of this size. It must still be there when it was read: the server uses old ones again, by another name."""
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            about = os.fstat(handle)
+            if not about.st_size or size not in (None, about.st_size):
+                return False
+            files.open(f"pg_wal/{path.name}", 0o600, about.st_size)
+            _copy(handle, about.st_size, files)
+            return os.path.samestat(about, path.stat())
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(handle)
 
     def _is_damaged(self, page: tuple[str, int], start: int) -> bool:
         """Whether it still is when it is read again: a page that was being written has a newer position by then."""
