@@ -8,6 +8,7 @@ import pytest
 from keepwell.core.clock import iso
 from keepwell.core.wal import show_lsn
 from keepwell.operations.prune import PruneRequest, prune
+from keepwell.operations.wal_status import StatusRequest, wal_status
 from keepwell.vault import prune as pruning
 from support import wallog, workplace
 
@@ -23,7 +24,9 @@ DAY = dt.timedelta(days=1)
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    place = workplace.make(tmp_path / "work", environment='keep = { daily = "3d", manual = "3d" }', more=SOURCE)
+    place = workplace.make(
+        tmp_path / "work", environment='keep = { daily = "3d", manual = "3d", monthly = "365d" }', more=SOURCE
+    )
     from keepwell.operations import prune as operation
 
     monkeypatch.setattr(operation, "store_now", lambda store: place.clock.now())
@@ -46,11 +49,11 @@ def put(place, number, *, timeline=1, start=0, end=SIZE):
         stamp(place, name)
 
 
-def back_up(place, position):
+def back_up(place, position, tier="daily"):
     """A backup of the source `db` alone, whose metadata says where in the log it is."""
     vault = place.vault()
     now = place.clock.now()
-    with vault.begin(environment="production", tier="daily", now=now) as session:
+    with vault.begin(environment="production", tier=tier, now=now) as session:
         with_stream = session.sink("db").stream("content")
         with_stream.write(b"x" * 100)
         with_stream.close()
@@ -111,6 +114,32 @@ def test_log_before_it_goes_once_the_condemned_backups_are_swept(place):
     place.clock.advance(days=3)
     run(place)
     assert min(segments(place)) > 10
+
+
+def test_what_a_prune_took_between_kept_backups_is_no_gap(place):
+    back_up(place, 5 * SIZE + 100, "monthly")
+    for number in range(5, 10):
+        put(place, number)
+    days_of(place)
+    for _ in range(3):
+        run(place)
+        place.clock.advance(days=3)
+    coverage = place.vault().wal("production", "db", wallog.SYSTEM).coverage()
+    assert coverage.spans(1)[0] == (5 * SIZE, 6 * SIZE)
+    assert coverage.gaps(1)
+    assert gaps(place) == []
+    for number in range(24, 27):
+        put(place, number)
+    assert gaps(place) == []
+    middle = place.vault().wal("production", "db", wallog.SYSTEM).coverage().parts[-2]
+    place.vault().store.delete(middle.name)
+    assert gaps(place) == [(middle.start, middle.end)]
+
+
+def gaps(place):
+    (found,) = wal_status(place.loaded, StatusRequest(ask=False), place.context())
+    assert any("a gap" in problem for problem in found.problems) == bool(found.clusters[0].gaps)
+    return [(gap.start, gap.end) for gap in found.clusters[0].gaps]
 
 
 def test_dry_run_says_from_when_to_when_and_changes_nothing(place):

@@ -7,7 +7,7 @@ from keepwell.core.wal import history_name
 from keepwell.operations import wal_flow
 from keepwell.operations.wal_contracts import Diverged, LogLost
 from keepwell.operations.wal_intake import Gap, Intake
-from keepwell.operations.wal_start import Server, Start, begin, beyond
+from keepwell.operations.wal_start import NEAR, Server, Start, begin, beyond
 from keepwell.sources.physical.slot import SlotState
 from operations.waltoys import SEGMENT, Killed, ServerError, World, outage
 
@@ -475,6 +475,13 @@ def test_what_is_missing_before_what_the_slot_keeps_is_tried_first():
     second = begin(have, server, 18_000, refused={first})
     assert second == Start(1, 12_288)
     assert begin(have, server, 18_000, refused={first, second}) == Start(1, 20_000)
+
+
+def test_what_is_missing_long_before_the_slot_is_not_asked_for():
+    """A prune leaves such holes between the backups that it keeps."""
+    server = Server(1, NEAR * 2, 4096)
+    assert begin({1: [(0, 4096), (NEAR, NEAR + 8192)]}, server, NEAR) == Start(1, NEAR + 8192)
+    assert begin({1: [(0, 8192), (NEAR, NEAR + 8192)]}, server, NEAR) == Start(1, 8192)
 
 
 def test_the_gap_behind_what_the_server_lost_is_named_exactly():

@@ -18,7 +18,7 @@ from keepwell.operations.wal_contracts import Archive, Diverged, Link, LogLost, 
 from keepwell.operations.wal_delivery import Workers
 from keepwell.operations.wal_flow import STATUS_EVERY, End, Flow, Stopped
 from keepwell.operations.wal_intake import Piece
-from keepwell.operations.wal_start import Server, Start, begin, beyond
+from keepwell.operations.wal_start import NEAR, Server, Start, begin, beyond
 from keepwell.sources.physical import slot as slots
 from keepwell.sources.physical.settings import shown_seconds, shown_size
 from keepwell.vault.wal import WalConflict
@@ -347,11 +347,14 @@ class Receiver:
         flow.have = {timeline: list(found[-1].spans(timeline)) for timeline in timelines}
 
     def _name_gaps(self, start: Start, server: Server, flow: Flow) -> None:
-        """Those before the start: the server was asked for them and has them no longer. What lies behind is received again."""
+        """Those that end shortly before the start: the server has them no longer. What lies behind is received again, and what a
+        prune took is older.
+        """
         for timeline, _ in server.line():
             for (_, end), (after, _) in itertools.pairwise(flow.seen().get(timeline, [])):
                 gap = timeline, end, after
-                if gap in self.received.gaps or (timeline == start.timeline and after > start.position):
+                known, later = gap in self.received.gaps, timeline == start.timeline and after > start.position
+                if known or later or after < start.position - NEAR:
                     continue
                 self.received.gaps.append(gap)
                 self._progress.warn(

@@ -35,13 +35,14 @@ def look(
     ]
     if not wanted:
         return None
-    sources = [LogSource(name, source, _window(loaded, name, source)) for name, source in wanted]
+    sources = [LogSource(name, source, window_of(loaded, name, source)) for name, source in wanted]
     return LogPrune(vault, sources, now, loaded.policy.vault.grace, log_of)
 
 
-def _window(loaded: LoadedPolicy, environment: str, source: str) -> dt.timedelta:
-    found = loaded.policy.environments[environment].sources.get(source)
-    window: dt.timedelta | None = getattr(found, "pitr", None)
+def window_of(loaded: LoadedPolicy, environment: str, source: str) -> dt.timedelta:
+    """For how long back every moment is to stay recoverable."""
+    known = loaded.policy.environments.get(environment)
+    window: dt.timedelta | None = getattr(known and known.sources.get(source), "pitr", None)
     return window or DEFAULT_WINDOW
 
 

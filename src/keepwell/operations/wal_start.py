@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from keepwell.core.wal import Fork
 
+NEAR = 64 << 20
+"""More bytes than a receiver has in memory."""
 Spans = Mapping[int, Sequence[tuple[int, int]]]
 """By timeline: (start, end) of what the vault has, sorted, without overlap."""
 
@@ -45,9 +47,10 @@ def begin(have: Spans, server: Server, kept: int | None, *, refused: Collection[
     """The first byte to ask for. `kept`: from where on the server keeps log for the slot, where that is known.
 
     That is the end of what is there in one piece from `kept` on, through all timelines of the server's line; where the
-    vault lacks `kept` itself, the end of what lies before it. But places before that where log is missing come first, of
-    those that the server has not `refused`: that a slot is ahead of them does not prove them lost. A slot made after a
-    failover is, and the receiver that made it may have been killed with the bytes in its memory.
+    vault lacks `kept` itself, the end of what lies before it. But places shortly before that where log is missing come first,
+    of those that the server has not `refused`: that a slot is ahead of them does not prove them lost. A slot made after a
+    failover is, and the receiver that made it may have been killed with the bytes in its memory. (What is missing further
+    back is lost, or was removed by a prune.)
     The server may have thrown away what is asked for; then see `beyond`.
     """
     known = [timeline for timeline, _ in server.line() if have.get(timeline)]
@@ -56,7 +59,8 @@ def begin(have: Spans, server: Server, kept: int | None, *, refused: Collection[
         return _fresh(server, kept)
     last = ends[-1] if kept is None else _from(have, server, kept)
     earlier = ends[: ends.index(last)] if last in ends else []
-    return next((start for start in earlier if start not in refused), last)
+    near = (start for start in earlier if start.position >= last.position - NEAR)
+    return next((start for start in near if start not in refused), last)
 
 
 def _from(have: Spans, server: Server, kept: int) -> Start:

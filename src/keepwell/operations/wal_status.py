@@ -16,6 +16,7 @@ from keepwell.operations.logpath import Base
 from keepwell.operations.moments import Window, recoverable, show_time
 from keepwell.operations.opening import open_vault
 from keepwell.operations.recovering import bases_of
+from keepwell.operations.wal_retention import window_of
 from keepwell.operations.wal_sources import physical_sources
 from keepwell.policy.load import LoadedPolicy
 from keepwell.vault.catalog import Backup
@@ -196,14 +197,15 @@ def _source(
     systems = {base.system for base in bases} | set(vault.wal_systems(environment, source))
     for system in sorted(systems):
         mine = [base for base in bases if base.system == system]
-        found.clusters.append(_cluster(vault.wal(environment, source, system), mine))
+        since = found.now - window_of(loaded, environment, source)
+        found.clusters.append(_cluster(vault.wal(environment, source, system), mine, since))
     if request.ask and (environment, source) in physical_sources(loaded):
         _ask(loaded, environment, source, found)
     found.problems += _problems(found)
     return found
 
 
-def _cluster(archive: WalArchive, bases: list[Base]) -> ClusterLog:
+def _cluster(archive: WalArchive, bases: list[Base], since: dt.datetime) -> ClusterLog:
     coverage = archive.coverage()
     timelines = []
     for timeline in coverage.timelines():
@@ -227,17 +229,22 @@ def _cluster(archive: WalArchive, bases: list[Base]) -> ClusterLog:
         sum(part.size for part in coverage.parts),
         max((part.modified for part in coverage.parts), default=None),
         windows,
-        _gaps(coverage, bases),
+        _gaps(coverage, bases, since),
         problems,
     )
 
 
-def _gaps(coverage: Coverage, bases: list[Base]) -> list[Gap]:
+def _gaps(coverage: Coverage, bases: list[Base], since: dt.datetime) -> list[Gap]:
+    """Of the log that is to be there: a prune takes what lies before the backup that the window begins with, but for the log that
+    older backups began and ended in.
+    """
     gaps = []
     for timeline in coverage.timelines():
-        begin = min((base.stop for base in bases if base.timeline <= timeline), default=None)
-        # What is missing before the oldest backup's end is in nobody's way.
-        gaps += [Gap(timeline, a, b) for a, b in coverage.gaps(timeline) if begin is None or b > begin]
+        fitting = [base for base in bases if base.timeline <= timeline]
+        old = [base for base in fitting if base.time <= since]
+        first = max(old, key=lambda base: base.time) if old else min(fitting, key=lambda base: base.stop, default=None)
+        # What is missing before that one's end is in nobody's way.
+        gaps += [Gap(timeline, a, b) for a, b in coverage.gaps(timeline) if first is None or b > first.stop]
     return gaps
 
 
