@@ -206,13 +206,19 @@ def test_log_that_the_server_lost_is_named_and_nothing_is_skipped(world):
     assert world.archive.spans(1)[-1][1] == world.server.position
 
 
-def test_what_is_missing_behind_the_slot_is_asked_for_while_the_server_has_it(world):
-    """A slot made after a failover may be ahead of bytes that died with the receiver that made it."""
+def hole_behind_the_slot(world):
+    """From the end of LOG on; returns where it ends."""
     world.run(once=True)
     world.server.write(b"z" * 3 * SEGMENT)
     ahead = world.server.position // SEGMENT * SEGMENT
     world.archive.objects[1, ahead - SEGMENT, ahead] = bytes(world.server.logs[1][ahead - SEGMENT : ahead])
     world.server.slots[SLOT] = ahead - 10
+    return ahead - SEGMENT
+
+
+def test_what_is_missing_behind_the_slot_is_asked_for_while_the_server_has_it(world):
+    """A slot made after a failover may be ahead of bytes that died with the receiver that made it."""
+    hole_behind_the_slot(world)
     received = world.run(once=True)
     whole(world, 1)
     assert received.gaps == []
@@ -220,11 +226,7 @@ def test_what_is_missing_behind_the_slot_is_asked_for_while_the_server_has_it(wo
 
 
 def test_old_log_that_the_server_denies_for_any_reason_does_not_stop_the_flow(world):
-    world.run(once=True)
-    world.server.write(b"z" * 3 * SEGMENT)
-    ahead = world.server.position // SEGMENT * SEGMENT
-    world.archive.objects[1, ahead - SEGMENT, ahead] = bytes(world.server.logs[1][ahead - SEGMENT : ahead])
-    world.server.slots[SLOT] = ahead - 10
+    end = hole_behind_the_slot(world)
 
     def event(copy):
         if copy.start == len(LOG):
@@ -232,8 +234,8 @@ def test_old_log_that_the_server_denies_for_any_reason_does_not_stop_the_flow(wo
 
     world.event = event
     received = world.run(once=True)
-    assert received.gaps == [(1, len(LOG), ahead - SEGMENT)]
-    assert world.archive.has(1, ahead - SEGMENT, world.server.position)
+    assert received.gaps == [(1, len(LOG), end)]
+    assert world.archive.has(1, end, world.server.position)
 
 
 def test_a_slot_is_not_moved_back_to_log_that_is_gone(world):
